@@ -137,8 +137,17 @@ mod tests {
             leftover(clock, intervals)
         };
         let many: Vec<RegionCoverage> = (1..=LEFTOVERS_MAX as u64 + 9).map(small).collect();
+        // Each hash key counts: a row has to be looked up under all of them.
+        let of_keys = |clock, keys: usize| {
+            let key = |i| (HashKey::from_words(3, i), HashIntervals::between(clock, clock));
+            let regions = std::sync::Arc::new((0..keys as u64).map(key).collect());
+            RegionCoverage { regions, ..small(clock) }
+        };
+        let wide = [of_keys(1, LEFTOVERS_MAX - 1), of_keys(2, 2), of_keys(3, LEFTOVERS_MAX + 1)];
         let long = [large(1, LEFTOVER_ITEMS_MAX - 1), large(2, 8), large(3, LEFTOVER_ITEMS_MAX)];
-        for (all, sent_max) in [(&many[..], LEFTOVERS_MAX), (&long[..], 1), (&long[2..], 0)] {
+        let cases =
+            [(&many[..], LEFTOVERS_MAX), (&long[..], 1), (&long[2..], 0), (&wide[..], 1), (&wide[2..], 0)];
+        for (all, sent_max) in cases {
             let (mut told, mut heard) = (LeftoverTable::default(), LeftoverTable::default());
             for (first, last) in [(0, all.len()), (0, sent_max), (all.len() - 1, all.len()), (0, all.len())] {
                 let mut writer = Writer::new(Kind::Items);

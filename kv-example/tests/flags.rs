@@ -177,6 +177,12 @@ fn file_of_flagd_goes_in_and_out_unchanged() {
     import(&[&file("in.json"), "--prune"]);
     assert_eq!(code(&node.run(&["flags", "show", "c"])), 1, "the file lacks it");
 
+    // Shared rules without one that another flag refers to would break that flag.
+    fs::write(file("rules.json"), r#"{"$evaluators": {"nobody": {"==": [1, 2]}}, "flags": {}}"#).unwrap();
+    let refused = import(&[&file("rules.json")]);
+    assert!(code(&refused) == 4 && said(&refused).contains("staff"), "{}", said(&refused));
+    assert_eq!(variant(&node, "a", &["-c", "email=ann@example.com"]), "on");
+
     // All or none: one bad definition keeps everything out.
     let mut bad = whole;
     bad["flags"]["a"]["state"] = json!("DISABLED");

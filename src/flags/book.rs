@@ -248,10 +248,17 @@ impl SetBook {
     fn set_shared(&mut self, source: Option<FlagSource>) {
         match source {
             None => self.shared = Part::default(),
-            Some(source) => self.shared.set(source, |value| match value {
-                FlagValue::Object(_) => Ok(()),
-                other => Err(DefinitionError::NoObject(other.kind())),
-            }),
+            Some(source) => {
+                let has_good = self.shared.good.is_some();
+                self.shared.set(source, |value| match value {
+                    FlagValue::Object(fields) => match SharedRules::new(fields.clone()).errors().pop() {
+                        Some(error) if has_good => Err(error.into()),
+                        // Where there are none of before, those of them that are good are better than none.
+                        _ => Ok(()),
+                    },
+                    other => Err(DefinitionError::NoObject(other.kind())),
+                });
+            }
         }
         self.rules = match &self.shared.good {
             Some((_, _, FlagValue::Object(fields))) => SharedRules::new(fields.clone()),

@@ -24,8 +24,8 @@ fn place(flag: &str) -> String {
     if flag.is_empty() { String::new() } else { format!("the flag \"{}\": ", crate::text::Escaped(flag)) }
 }
 
-/// Refuses definitions that are malformed, for `Builder::validate`: no node that checks so writes one. References to
-/// shared rules are not followed, because a check sees one value alone.
+/// Refuses definitions that are malformed, for `Builder::validate`: no node that checks so writes one. References from
+/// flags to shared rules are not followed, because a check sees one value alone.
 ///
 /// # Errors
 /// What is wrong with the value.
@@ -35,6 +35,7 @@ fn place(flag: &str) -> String {
 /// assert!(flags::check("flags/default/a", br#"{"state": "ENABLED", "variants": {"on": true}}"#).is_ok());
 /// assert!(flags::check("flags/default/a", br#"{"state": "ENABLED", "variants": {}}"#).is_err());
 /// assert!(flags::check("flags/default/$metadata", br#"{"fractional": 4}"#).is_err());
+/// assert!(flags::check("flags/default/$evaluators", br#"{"staff": {"unheard_of": []}}"#).is_err());
 /// ```
 pub fn check(key: &str, value: &[u8]) -> Result<(), FlagFault> {
     let name = key.rsplit('/').next().unwrap_or_default();
@@ -42,7 +43,10 @@ pub fn check(key: &str, value: &[u8]) -> Result<(), FlagFault> {
         |error: BoxedError| FlagFault { flag: name.to_owned(), error: Cause::new(error), is_malformed: true };
     let value = definition::parse(value).map_err(|error| fault(error.into()))?;
     match (name, value) {
-        (SHARED_RULES, FlagValue::Object(_)) => Ok(()),
+        (SHARED_RULES, FlagValue::Object(rules)) => match SharedRules::new(rules).errors().pop() {
+            Some(error) => Err(fault(error.into())),
+            None => Ok(()),
+        },
         (SHARED_RULES, _) => Err(fault("shared rules are an object".into())),
         (SET_METADATA, value) => SetSettings::parse(&value).map(|_| ()).map_err(|error| fault(error.into())),
         (_, value) => {

@@ -126,7 +126,11 @@ impl FlagsShared {
 
     fn follow(&self) -> Arc<FlagsWaiter> {
         let waiter = Arc::new(FlagsWaiter::default());
-        lock(&self.record).waiters.push(Arc::downgrade(&waiter));
+        let mut record = lock(&self.record);
+        if record.waiters.len() == record.waiters.capacity() {
+            record.waiters.retain(|waiter| waiter.strong_count() > 0);
+        }
+        record.waiters.push(Arc::downgrade(&waiter));
         waiter
     }
 }

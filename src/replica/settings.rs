@@ -111,6 +111,8 @@ impl Replica {
         self.members.iter_mut().for_each(|members| members.reconfigure(config));
         // The next tick sees all intervals anew.
         self.next_tick = self.next_tick.min(self.now.mono + self.config.sync_interval);
+        // With a lower `clock_skew_max` a claim may be from further in the future than peers take.
+        self.withhold_future();
     }
 
     /// Takes in what the store says of the shared settings.

@@ -426,12 +426,12 @@ impl Coverage {
         if new.peek().is_none() {
             return true;
         }
-        let (mut count, mut items) = (self.leftovers.len(), self.leftovers.items());
+        let (mut hash_keys, mut items) = (self.leftovers.hash_keys(), self.leftovers.items());
         for new in new {
-            count += 1;
+            hash_keys += new.hash_keys();
             items += new.items();
         }
-        count <= LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_KEPT_MAX
+        hash_keys <= LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_KEPT_MAX
     }
 
     /// Records a context that a peer sent with a range that is merged, for the keys of this range.

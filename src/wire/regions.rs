@@ -31,6 +31,7 @@ const LIST_MAX: usize = 2 * FAN * LEFTOVERS_MAX;
 #[derive(Debug, Default)]
 pub(crate) struct LeftoverTable {
     all: Vec<RegionCoverage>,
+    hash_keys: usize,
     items: usize,
     is_unlimited: bool,
 }
@@ -48,14 +49,15 @@ impl LeftoverTable {
         Self { is_unlimited: true, ..Self::default() }
     }
 
-    /// Adds a leftover. Returns `false` if there is no room: more than [`LEFTOVERS_MAX`], or more than
-    /// [`LEFTOVER_ITEMS_MAX`] items, are neither sent nor accepted.
+    /// Adds a leftover. Returns `false` if there is no room: more than [`LEFTOVERS_MAX`], counted by their hash keys, or
+    /// more than [`LEFTOVER_ITEMS_MAX`] items, are neither sent nor accepted.
     fn remember(&mut self, region: &RegionCoverage) -> bool {
+        let hash_keys = self.hash_keys + region.hash_keys();
         let items = self.items + region.items();
-        let has_room = self.all.len() < LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_MAX;
+        let has_room = hash_keys <= LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_MAX;
         if has_room || self.is_unlimited {
             self.all.push(region.clone());
-            self.items = items;
+            (self.hash_keys, self.items) = (hash_keys, items);
             return true;
         }
         false
@@ -163,7 +165,11 @@ impl Reader<'_> {
             }
             HERE => _ = regions.insert(hash_key, self.intervals()?),
             LEFTOVER => {
-                for _ in 0..self.count(16)? {
+                let count = self.count(16)?;
+                if count > LEFTOVERS_MAX && !told.is_unlimited {
+                    return Err(WireError::TooMany);
+                }
+                for _ in 0..count {
                     regions.insert(self.hash_key()?, self.intervals()?);
                 }
             }

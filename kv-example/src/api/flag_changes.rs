@@ -23,7 +23,7 @@ use super::flag_sets::is_unknown;
 use super::kv::ValueBody;
 use super::{ApiError, App, AppState, Ask, At, view};
 use crate::flags::change::{self, Author, Change};
-use crate::flags::{Names, SHARED_RULES, check_names};
+use crate::flags::{Names, SET_METADATA, SHARED_RULES, check_names};
 use crate::schema::{Fault, Verdict};
 
 /// The largest body with the changes of a set.
@@ -205,11 +205,33 @@ pub(super) fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> 
             return Err(ApiError::schema(&key, verdict));
         }
     }
+    if changes.iter().any(|change| change.flag == SHARED_RULES) {
+        faults.extend(broken_by_rules(app, set, changes, shared.as_ref()));
+    }
     if !faults.is_empty() {
         return Err(ApiError::definition(faults));
     }
     let author = app.author(wants.by.as_deref(), &wants.note);
     Ok(change::commit(&app.node, names, set, changes, &author, None)?)
+}
+
+/// The flags that are not changed, and that the new shared rules would break.
+fn broken_by_rules(app: &App, set: &str, changes: &[Change], rules: Option<&Value>) -> Vec<Fault> {
+    let names = app.flag_names();
+    let prefix = names.set(set);
+    let is_other = |flag: &str| {
+        !matches!(flag, SHARED_RULES | SET_METADATA) && changes.iter().all(|change| change.flag != flag)
+    };
+    // Other tasks go on meanwhile.
+    tokio::task::block_in_place(|| {
+        let entries = app.node.scan(&prefix);
+        let others = entries.iter().filter_map(|entry| {
+            let flag = &entry.key()[prefix.len()..];
+            Some((flag.to_owned(), change::definition_of(entry).filter(|_| is_other(flag))?))
+        });
+        let before = app.node.get(names.flag(set, SHARED_RULES)).as_ref().and_then(change::definition_of);
+        change::broken(&others.collect(), before.as_ref(), rules)
+    })
 }
 
 /// The rules that the flags of a set share once the changes are written.

@@ -3,6 +3,8 @@
 //! Invariants: a definition that is malformed, or that flagd's schema does not allow, is never written. A flag and its
 //! history change in one batch or not at all. A history that two sides of a partition wrote keeps the items of both.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tidings::{Entry, OnlyIf, PutOptions, Store, WriteBatch, WriteError};
@@ -19,6 +21,8 @@ const HISTORY_BYTES_MAX: usize = 256 << 10;
 pub(crate) const DEFINITION_BYTES_MAX: usize = 128 << 10;
 /// Characters of a note, and of the name of an author.
 const NOTE_CHARS_MAX: usize = 500;
+/// Flags that are named when other shared rules would break them.
+const BROKEN_TOLD_MAX: usize = 16;
 /// A batch is made anew when another request has changed the history meanwhile; that often.
 const ATTEMPTS_MAX: usize = 16;
 
@@ -86,6 +90,26 @@ pub(crate) fn faults(flag: &str, definition: &Value, shared_rules: Option<&Value
     let of_rules = |name: &str| name == SHARED_RULES && flag != SHARED_RULES;
     let own = found.into_iter().filter(|fault| !of_rules(&fault.flag));
     own.map(|fault| Fault { path: String::new(), message: fault.error.to_string() }).collect()
+}
+
+/// The flags that other shared rules would break: their definitions are in order with the rules of before, and are
+/// malformed with those of after.
+pub(crate) fn broken(
+    flags: &Map<String, Value>,
+    before: Option<&Value>,
+    after: Option<&Value>,
+) -> Vec<Fault> {
+    let malformed = |rules: Option<&Value>| {
+        let mut file = json!({ "flags": flags });
+        if let Some(rules) = rules {
+            file["$evaluators"] = rules.clone();
+        }
+        let found = tidings::flags::check_file(&file.to_string()).into_iter();
+        found.filter(|fault| fault.is_malformed && fault.flag != SHARED_RULES)
+    };
+    let already: BTreeSet<String> = malformed(before).map(|fault| fault.flag).collect();
+    let new = malformed(after).filter(|fault| !already.contains(&fault.flag)).take(BROKEN_TOLD_MAX);
+    new.map(|fault| Fault { path: format!("/{}", fault.flag), message: fault.error.to_string() }).collect()
 }
 
 /// The definition that a store holds; `None` also if it is not JSON.

@@ -94,3 +94,29 @@ fn faulty_bundle_is_refused_and_faulty_file_reported() {
     assert_eq!((flags.rejected().len(), flags.int("a", 0, &anonymous())), (0, 1));
     assert!(nowhere.exists());
 }
+
+#[test]
+fn malformed_shared_rules_keep_the_last_good_ones_over_a_start() {
+    let folder = Folder::new();
+    let path = folder.at("flags.lastgood");
+    let refers =
+        r#"{"state": "ENABLED", "variants": {"on": 1, "off": 0}, "targeting": {"if": [{"$ref": "all"}, "on"]}}"#;
+    {
+        let mut sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        let flags = started(Flags::builder(&node, "flags/").last_good(&path), &mut sim).unwrap();
+        node.put("flags/default/$evaluators", r#"{"all": {"==": [1, 1]}}"#).unwrap();
+        node.put("flags/default/a", refers).unwrap();
+        sim.run_for(ms(1));
+        for wrong in [r#"{"all": {"unheard_of": 1}}"#, r#"{"all": true, "other": {"$ref": "none"}}"#, "[]"] {
+            node.put("flags/default/$evaluators", wrong).unwrap();
+            sim.run_for(ms(1));
+            assert_eq!(shorts(&flags.rejected()), ["flags/default/$evaluators by n0"], "{wrong}");
+            assert_eq!(flags.int("a", 5, &anonymous()), 1, "{wrong}");
+        }
+    }
+    let mut sim = Sim::new(2).nodes(2);
+    sim.partition(&[0], &[1]);
+    let flags = started(Flags::builder(&sim.node(0), "flags/").last_good(&path), &mut sim).unwrap();
+    assert_eq!((flags.int("a", 5, &anonymous()), flags.state()), (1, LiveState::Stale));
+}

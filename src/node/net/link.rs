@@ -152,7 +152,7 @@ pub(in crate::node) async fn greet(
     }
     let linked = make_link(greeter, connection, &theirs, DialledBy::Us);
     if let Some(mut core) = greeter.shared.lock() {
-        core.peers.note_dialled(dialled, theirs.run);
+        core.peers.note_place(dialled, theirs.run);
     }
     linked
 }
@@ -328,8 +328,13 @@ async fn holder_lives(shared: &Shared, theirs: &Greeting, newcomer: &Connection)
 
 /// The address at which others can reach the sender of a greeting.
 fn reachable_at(connection: &Connection, theirs: &Greeting) -> SocketAddr {
-    let seen = SocketAddr::new(connection.remote_address().ip().to_canonical(), theirs.port);
-    theirs.advertised.unwrap_or(seen)
+    theirs.advertised.unwrap_or_else(|| SocketAddr::new(seen_at(connection).ip(), theirs.port))
+}
+
+/// The address that a peer's packets come from. A node dials from the port on which it listens.
+fn seen_at(connection: &Connection) -> SocketAddr {
+    let seen = connection.remote_address();
+    SocketAddr::new(seen.ip().to_canonical(), seen.port())
 }
 
 /// The sender of a greeting as a member.
@@ -362,6 +367,7 @@ fn make_link(
         close(&connection, CLOSE_DUPLICATE);
         return Err(NoLink::Duplicate);
     };
+    core.peers.note_place(seen_at(&connection), theirs.run);
     let now = shared.now();
     let mut readers = None;
     if let Some((old, name, addr)) = replaced {

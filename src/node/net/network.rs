@@ -164,7 +164,10 @@ impl Network {
     fn handle_dial_request(self: &Arc<Self>, request: DialRequest) {
         match request {
             DialRequest::Member(contact) => {
-                _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None));
+                let is_linked = |core: &Core| core.peers.link(contact.run).is_some();
+                if !self.shared.lock().is_some_and(|core| is_linked(&core)) {
+                    _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None));
+                }
             }
             DialRequest::Seeds => {
                 for seed in self.shared.dial_targets.seeds.all() {
@@ -242,13 +245,17 @@ impl Network {
         // Handshakes of strangers must not take places from nodes with a valid certificate, so greetings have their
         // own.
         drop(place);
-        let linked = match (connected, self.admission.greeting(addr.ip())) {
-            (Ok(connection), Some(place)) => self.exchange_greetings(connection, &place).await,
-            (Ok(connection), None) => {
-                close(&connection, CLOSE_REFUSED);
-                Err(NoLink::Unreachable("too many greetings in progress".to_owned()))
+        let linked = match connected {
+            // A place is taken only by who has a valid certificate, because the oldest greeting may have to give way.
+            Ok(connection) => {
+                if let Some(place) = self.admission.greeting(addr.ip()) {
+                    self.exchange_greetings(connection, &place).await
+                } else {
+                    close(&connection, CLOSE_REFUSED);
+                    Err(NoLink::Unreachable("too many greetings in progress".to_owned()))
+                }
             }
-            (Err(error), _) => Err(error),
+            Err(error) => Err(error),
         };
         if let Err(why) = linked {
             self.report_stranger(addr, why);

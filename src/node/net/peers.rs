@@ -330,8 +330,9 @@ pub(in crate::node) enum DialledBy {
 pub(in crate::node) struct Peers {
     links: BTreeMap<LinkId, Peer>,
     runs: BTreeMap<RunId, LinkId>,
-    /// Which run answered at a dialled address, as long as it is linked: a node may have several addresses.
-    dialled: BTreeMap<SocketAddr, RunId>,
+    /// Which linked run is at an address: it answered there when that was dialled, or its packets come from there. What
+    /// a peer says of its address is not in it: it could name that of another node, which then would not be dialled.
+    places: BTreeMap<SocketAddr, RunId>,
     /// Addresses that are being dialled.
     pub(in crate::node) dialling: BTreeSet<SocketAddr>,
 }
@@ -378,7 +379,7 @@ impl Peers {
     pub(in crate::node) fn remove_link(&mut self, id: LinkId) -> Option<(String, SocketAddr)> {
         let peer = self.links.remove(&id)?;
         self.runs.remove(&peer.run);
-        self.dialled.retain(|_, run| *run != peer.run);
+        self.places.retain(|_, run| *run != peer.run);
         Some((peer.name, peer.addr))
     }
 
@@ -387,15 +388,16 @@ impl Peers {
         self.links.iter().find(|(_, peer)| peer.name == name && peer.run != run).map(|(id, _)| *id)
     }
 
-    /// Remembers which run answered at a dialled address.
-    pub(in crate::node) fn note_dialled(&mut self, addr: SocketAddr, run: RunId) {
+    /// Remembers that a run is at an address, if it is linked.
+    pub(in crate::node) fn note_place(&mut self, addr: SocketAddr, run: RunId) {
         if self.runs.contains_key(&run) {
-            self.dialled.insert(addr, run);
+            self.places.insert(addr, run);
         }
     }
 
+    /// Whether a linked run is at an address.
     pub(in crate::node) fn is_linked(&self, addr: SocketAddr) -> bool {
-        self.dialled.contains_key(&addr) || self.links.values().any(|peer| peer.addr == addr)
+        self.places.contains_key(&addr)
     }
 
     /// The link to a run.

@@ -15,7 +15,8 @@ use super::{Clocks, Vector};
 use crate::store::digest::HashKey;
 use crate::time::Stamp;
 
-/// Leftovers that a replica keeps. A range that would exceed this is not settled: its rows are merged one by one, and
+/// Leftovers that a replica keeps, each counted once for every hash key that restricts it: a row is looked up under each
+/// of them. A range that would exceed this is not settled: its rows are merged one by one, and
 /// the session claims nothing. Honest clusters keep one for each different context, a few dozen at most.
 pub(crate) const LEFTOVERS_MAX: usize = 4_096;
 
@@ -108,6 +109,11 @@ impl RegionCoverage {
         self.regions.values().map(HashIntervals::len).sum::<usize>() + self.clocks.len()
     }
 
+    /// The number of hash keys, which is what it costs to ask whether it is for a key.
+    pub(crate) fn hash_keys(&self) -> usize {
+        self.regions.len()
+    }
+
     /// Whether it covers this event of this key.
     pub(crate) fn covers(&self, key: &[u8], stamp: Stamp) -> bool {
         self.clocks.covers(stamp) && self.is_for(key)
@@ -184,6 +190,10 @@ impl Leftovers {
 
     pub(super) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    pub(super) fn hash_keys(&self) -> usize {
+        self.all.iter().map(RegionCoverage::hash_keys).sum()
     }
 
     pub(super) fn items(&self) -> usize {
