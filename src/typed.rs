@@ -15,7 +15,7 @@ mod map;
 #[cfg(feature = "crdts")]
 mod merged;
 #[cfg(feature = "json")]
-mod schema;
+pub(crate) mod schema;
 mod set;
 #[cfg(feature = "json")]
 pub(crate) mod whole;

@@ -22,8 +22,10 @@ use crate::error::{Author, Cause, LiveError, LiveSource, Rejected};
 use crate::id::RunId;
 use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
+use crate::typed::kept::{self, Keeper};
+use crate::typed::schema::is_schema;
 use crate::typed::whole::{WholeView, drain};
-use crate::typed::{LastGood, LiveState, Store, boxed, kept, writer, yield_once};
+use crate::typed::{LastGood, LiveState, Store, boxed, writer, yield_once};
 
 /// How flags are to start; [`Flags::builder`] makes it.
 #[must_use = "flags begin with `start`"]
@@ -115,10 +117,8 @@ impl<S: Store> FlagsBuilder<S> {
             book,
             shared: shared.clone(),
             base: Some(base),
-            last_good: self.last_good,
-            kept: Vec::new(),
-            not_kept: unreadable,
-            _end: end,
+            keeper: Keeper::new(self.last_good, unreadable),
+            end,
         };
         _ = task.view.look(&task.store);
         task.replace();
@@ -148,6 +148,8 @@ enum FlagsCue {
     Changed,
     /// To read them anew, from the store alone: the node has caught up.
     Joined,
+    /// To say what became of the file for the next start.
+    Kept,
     /// Nothing any more.
     End,
 }
@@ -161,13 +163,9 @@ struct FlagsTask<S: Store> {
     shared: Arc<FlagsShared>,
     /// What counts beside the store until the node has caught up. `None`: it has.
     base: Option<Vec<FlagSource>>,
-    last_good: Option<Arc<dyn LastGood>>,
-    /// What was kept last for the next start.
-    kept: Vec<u8>,
-    /// What is wrong with the file of the last good definitions.
-    not_kept: Option<Rejected>,
+    keeper: Keeper,
     /// Also if the task is dropped before it has run.
-    _end: FlagsEnd<S>,
+    end: FlagsEnd<S>,
 }
 
 /// Tells the handles and the node when the task ends, also if it is dropped with its runtime.
@@ -190,17 +188,21 @@ impl<S: Store> FlagsTask<S> {
         let mut joined = pin!(self.store.joined());
         loop {
             let cue = poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await;
+            if matches!(cue, FlagsCue::Kept) {
+                self.publish();
+                continue;
+            }
             if matches!(cue, FlagsCue::End) || drain(&mut self.watch).await.is_none() {
-                return;
+                break;
             }
             self.look(matches!(cue, FlagsCue::Joined)).await;
-            if self.keep().await {
-                // Whether it could be kept is told with everything else.
-                self.publish();
-            }
+            self.keep();
             // Under a steady stream of writes nothing above need wait; other tasks of the runtime must run as well.
             yield_once().await;
         }
+        // The handles need not wait for the disk.
+        drop(self.end);
+        self.keeper.finish(&self.store).await;
     }
 
     fn poll_cue(
@@ -210,6 +212,9 @@ impl<S: Store> FlagsTask<S> {
     ) -> Poll<FlagsCue> {
         if self.shared.is_abandoned(cx) {
             return Poll::Ready(FlagsCue::End);
+        }
+        if self.keeper.poll(&self.store, cx).is_ready() {
+            return Poll::Ready(FlagsCue::Kept);
         }
         match Pin::new(&mut self.watch).poll_next(cx) {
             Poll::Ready(Some(_)) => return Poll::Ready(FlagsCue::Changed),
@@ -237,7 +242,7 @@ impl<S: Store> FlagsTask<S> {
             return self.replace();
         }
         let mut writers = BTreeMap::new();
-        let changes = keys.into_iter().map(|key| {
+        let changes = keys.into_iter().filter(|key| !is_schema(key)).map(|key| {
             let source = self.view.entry(&key).map(|entry| self.source(entry, &mut writers));
             (FlagName::of_key(&key[self.prefix.len()..]), source)
         });
@@ -249,7 +254,8 @@ impl<S: Store> FlagsTask<S> {
     fn replace(&mut self) {
         let mut sources = self.base.clone().unwrap_or_default();
         let mut writers = BTreeMap::new();
-        sources.extend(self.view.entries().map(|entry| self.source(entry, &mut writers)));
+        let entries = self.view.entries().filter(|entry| !is_schema(entry.key()));
+        sources.extend(entries.map(|entry| self.source(entry, &mut writers)));
         // Of several with one name the last one counts: that with the greatest stamp.
         sources.sort_by_key(FlagSource::stamp);
         self.book.replace(sources);
@@ -271,27 +277,18 @@ impl<S: Store> FlagsTask<S> {
             (None, true) => LiveState::Current,
             (None, false) => LiveState::Rejected,
         };
-        rejected.extend(self.not_kept.clone());
+        rejected.extend(self.keeper.fault().cloned());
         let has_changed = !Arc::ptr_eq(&self.shared.sets(), &sets);
         if let Some(before) = self.shared.publish(has_changed.then_some(sets), state, &rejected) {
             self.store.note_rejected(&self.prefix, &before, &rejected);
         }
     }
 
-    /// Keeps the definitions that are in force for the next start, once they are those of the cluster. Returns whether
-    /// what there is to say about that has changed.
-    async fn keep(&mut self) -> bool {
-        if self.base.is_some() || self.last_good.is_none() {
-            return false;
+    /// Keeps the definitions that are in force for the next start, once they are those of the cluster.
+    fn keep(&mut self) {
+        if self.base.is_none() && self.keeper.is_needed() {
+            let kept = source::encode(&self.prefix, self.book.kept());
+            self.keeper.keep(&self.store, kept);
         }
-        let kept = source::encode(&self.prefix, self.book.kept());
-        if kept == self.kept {
-            return false;
-        }
-        let written = kept::write(self.store.view(), self.last_good.clone(), kept.clone()).await;
-        // What could not be kept is tried again with the next change.
-        self.kept = if written.is_ok() { kept } else { Vec::new() };
-        let not_kept = written.err();
-        std::mem::replace(&mut self.not_kept, not_kept) != self.not_kept
     }
 }

@@ -2,7 +2,10 @@
 //! is not decided here, because this module knows no files.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -90,15 +93,79 @@ pub(crate) async fn read<S: Store, T: Send + 'static>(
     done(path, store.blocking(read).await)
 }
 
-/// Keeps what is good for the next start.
-pub(crate) async fn write<S: Store>(
-    store: S,
+/// Keeps bytes for the next start, beside the task that makes them: a disk that is slow or hangs holds back neither what
+/// the task makes nor its end. Of what comes while something is being written, the last counts.
+pub(crate) struct Keeper {
     last_good: Option<Arc<dyn LastGood>>,
-    bytes: Vec<u8>,
-) -> Result<(), Rejected> {
-    let Some(last_good) = last_good else { return Ok(()) };
-    let path = last_good.path();
-    done(path, store.blocking(move || last_good.write(&bytes)).await)
+    /// What came last.
+    wanted: Arc<[u8]>,
+    /// What was written last, or is being written. Empty: nothing, or it could not be kept.
+    kept: Arc<[u8]>,
+    writing: Option<Writing>,
+    fault: Option<Rejected>,
+}
+
+type Writing = Pin<Box<dyn Future<Output = Result<(), Rejected>> + Send>>;
+
+impl Keeper {
+    /// `fault`: why what an earlier run has kept could not be read.
+    pub(crate) fn new(last_good: Option<Arc<dyn LastGood>>, fault: Option<Rejected>) -> Self {
+        Self { last_good, wanted: Arc::default(), kept: Arc::default(), writing: None, fault }
+    }
+
+    pub(crate) fn is_needed(&self) -> bool {
+        self.last_good.is_some()
+    }
+
+    /// Why the last bytes could not be kept. The next ones are tried in any case.
+    pub(crate) fn fault(&self) -> Option<&Rejected> {
+        self.fault.as_ref()
+    }
+
+    /// Has these bytes kept as soon as nothing else is being written.
+    pub(crate) fn keep<S: Store>(&mut self, store: &S, bytes: Vec<u8>) {
+        self.wanted = bytes.into();
+        if self.writing.is_none() && self.wanted != self.kept {
+            self.begin(store);
+        }
+    }
+
+    fn begin<S: Store>(&mut self, store: &S) {
+        let Some(last_good) = self.last_good.clone() else { return };
+        self.kept = self.wanted.clone();
+        let (path, bytes) = (last_good.path(), self.kept.clone());
+        let written = store.blocking(move || last_good.write(&bytes));
+        self.writing = Some(Box::pin(async { done(path, written.await) }));
+    }
+
+    /// Goes on writing. Ready when there is something else to say about it than before.
+    pub(crate) fn poll<S: Store>(&mut self, store: &S, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(writing) = &mut self.writing {
+            let fault = ready!(writing.as_mut().poll(cx)).err();
+            self.writing = None;
+            if self.kept != self.wanted {
+                self.begin(store);
+            } else if fault.is_some() {
+                self.kept = Arc::default();
+            }
+            if fault != self.fault {
+                self.fault = fault;
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Waits until what came last is written, or cannot be.
+    pub(crate) async fn finish<S: Store>(mut self, store: &S) {
+        while self.writing.is_some() {
+            poll_fn(|cx| match self.poll(store, cx) {
+                Poll::Pending if self.writing.is_some() => Poll::Pending,
+                _ => Poll::Ready(()),
+            })
+            .await;
+        }
+    }
 }
 
 fn done<T>(path: String, outcome: Option<Result<T, BoxedError>>) -> Result<T, Rejected> {

@@ -16,7 +16,7 @@ pub const SCHEMA_SUFFIX: &str = "$schema";
 pub const SCHEMA_OF_FIELDS: &str = "x-tidings-fields";
 
 /// Whether a key holds a schema.
-pub(super) fn is_schema(key: &str) -> bool {
+pub(crate) fn is_schema(key: &str) -> bool {
     key.ends_with(SCHEMA_SUFFIX)
 }
 

@@ -99,8 +99,7 @@ fn faulty_bundle_is_refused_and_faulty_file_reported() {
 fn malformed_shared_rules_keep_the_last_good_ones_over_a_start() {
     let folder = Folder::new();
     let path = folder.at("flags.lastgood");
-    let refers =
-        r#"{"state": "ENABLED", "variants": {"on": 1, "off": 0}, "targeting": {"if": [{"$ref": "all"}, "on"]}}"#;
+    let refers = r#"{"state": "ENABLED", "variants": {"on": 1, "off": 0}, "targeting": {"if": [{"$ref": "all"}, "on"]}}"#;
     {
         let mut sim = Sim::new(1).nodes(1);
         let node = sim.node(0);

@@ -56,3 +56,57 @@ impl<T, S: Store> LiveBuilder<T, S> {
         self.keep_in(LastGoodFile(path.as_ref().to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Mutex, mpsc};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Live, Node, Security};
+
+    /// A disk that hangs until the other end of the channel is dropped.
+    struct HangingDisk(Mutex<mpsc::Receiver<()>>);
+
+    impl LastGood for HangingDisk {
+        fn path(&self) -> String {
+            "hanging".to_owned()
+        }
+
+        fn read(&self) -> Result<Option<Vec<u8>>, BoxedError> {
+            Ok(None)
+        }
+
+        fn write(&self, _: &[u8]) -> Result<(), BoxedError> {
+            Ok(self.0.lock().expect("nobody panics").recv()?)
+        }
+    }
+
+    #[tokio::test]
+    async fn disk_that_hangs_holds_no_value_back() {
+        let security = Security::secret(&Security::generate_secret()).expect("it is strong");
+        let node = Node::builder("a").security(security).start().await.expect("it starts");
+        node.put("limits/a", "1").expect("acceptable");
+        let (let_go, hanging) = mpsc::channel();
+        let disk = HangingDisk(Mutex::new(hanging));
+        let start = Live::<BTreeMap<String, u32>>::builder(&node, "limits/").keep_in(disk).start();
+        let started = tokio::time::timeout(Duration::from_secs(60), start).await;
+        let mut live = started.expect("it does not wait").expect("it is good");
+        for value in 2..5 {
+            node.put("limits/a", value.to_string()).expect("acceptable");
+            while live.load()["a"] != value {
+                tokio::time::timeout(Duration::from_secs(60), live.changed()).await.expect("it comes");
+            }
+        }
+        assert!(live.rejected().is_empty(), "the disk has not failed yet");
+        drop(let_go);
+        let has_failed = async {
+            while live.rejected().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), has_failed).await.expect("it is told");
+        node.shutdown().await;
+    }
+}

@@ -204,11 +204,6 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         let decode = move |bytes: &[u8]| last_good::decode(&of, bytes);
         kept::read(self.store.view(), self.last_good.clone(), decode).await
     }
-
-    /// Keeps the keys of a good value for the next start.
-    pub(super) async fn write_kept(&self, bytes: Vec<u8>) -> Result<(), Rejected> {
-        kept::write(self.store.view(), self.last_good.clone(), bytes).await
-    }
 }
 
 /// Why a value could not be decoded.

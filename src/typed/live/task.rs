@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::plan::{LiveBase, LivePlan, Made};
 use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
+use crate::typed::kept::Keeper;
 use crate::typed::whole::{WholeView, drain};
 use crate::typed::{Store, yield_once};
 
@@ -24,6 +25,8 @@ enum LiveCue {
     Changed,
     /// To make the value anew, of the store alone: the node has caught up.
     Joined,
+    /// To say what became of the file for the next start.
+    Kept,
     /// Nothing any more.
     End,
 }
@@ -39,12 +42,11 @@ pub(super) struct LiveTask<T, S: Store> {
     shared: Arc<LiveShared<T>>,
     /// What the value is made of until the node has caught up. `None`: it has, and the value is made of the store.
     instead: Option<LiveBase>,
-    /// What was kept last for the next start.
-    kept: Vec<u8>,
-    /// Why it could not be kept.
-    not_kept: Option<Rejected>,
+    keeper: Keeper,
+    /// The state, and what is not applied, beside what the keeper has to say.
+    noted: (LiveState, Vec<Rejected>),
     /// Also if the task is dropped before it has run.
-    _end: EndGuard<T, S>,
+    end: EndGuard<T, S>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
@@ -63,8 +65,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
                 Ok(made) => {
                     let kept = made.kept.clone();
                     let mut task = Self::new(plan, watch, view, made, LiveState::Current, None, rejected);
-                    task.keep(kept).await;
-                    task.note(LiveState::Current, Vec::new());
+                    task.keeper.keep(&task.plan.store, kept);
                     return Ok(task);
                 }
                 Err(errors) => rejected = errors,
@@ -114,9 +115,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let shared = Arc::new(LiveShared::new(value, made.tree, state));
         let end =
             EndGuard { shared: shared.clone(), store: plan.store.clone(), name: plan.keys.name().to_owned() };
-        let (kept, has_news) = (Vec::new(), false);
-        let task = Self { plan, watch, has_news, view, shared, instead, kept, not_kept: None, _end: end };
-        task.note(state, rejected);
+        let keeper = Keeper::new(plan.last_good.clone(), None);
+        let (has_news, noted) = (false, (state, rejected));
+        let task = Self { plan, watch, has_news, view, shared, instead, keeper, noted, end };
+        task.tell();
         task
     }
 
@@ -129,17 +131,24 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let mut joined = pin!(self.plan.store.joined());
         loop {
             match poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await {
-                LiveCue::End => return,
+                LiveCue::End => break,
+                LiveCue::Kept => {
+                    self.tell();
+                    continue;
+                }
                 LiveCue::Joined => self.instead = None,
                 LiveCue::Changed if self.plan.debounce.is_zero() => {}
                 LiveCue::Changed => self.plan.store.sleep(self.plan.debounce).await,
             }
             if self.make_anew().await.is_none() {
-                return;
+                break;
             }
             // Under a steady stream of writes nothing above need wait; other tasks of the runtime must run as well.
             yield_once().await;
         }
+        // The handles need not wait for the disk.
+        drop(self.end);
+        self.keeper.finish(&self.plan.store).await;
     }
 
     fn poll_cue(
@@ -151,6 +160,9 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             Poll::Ready(LiveRequest::End) => return Poll::Ready(LiveCue::End),
             Poll::Ready(LiveRequest::Reload) => return Poll::Ready(LiveCue::Changed),
             Poll::Pending => {}
+        }
+        if self.keeper.poll(&self.plan.store, cx).is_ready() {
+            return Poll::Ready(LiveCue::Kept);
         }
         if std::mem::take(&mut self.has_news) {
             return Poll::Ready(LiveCue::Changed);
@@ -184,29 +196,21 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         match made {
             Ok(Made { value, tree, kept }) => {
                 self.shared.publish(value, tree);
-                self.note(state, Vec::new());
                 if state == LiveState::Current {
-                    self.keep(kept).await;
-                    self.note(state, Vec::new());
+                    self.keeper.keep(&self.plan.store, kept);
                 }
+                self.noted = (state, Vec::new());
             }
-            Err(rejected) => self.note(state, rejected),
+            Err(rejected) => self.noted = (state, rejected),
         }
+        self.tell();
         Some(())
     }
 
-    /// Keeps the keys of a good value for the next start.
-    async fn keep(&mut self, kept: Vec<u8>) {
-        if kept != self.kept {
-            self.not_kept = self.plan.write_kept(kept.clone()).await.err();
-            // What could not be kept is tried again with the next change.
-            self.kept = if self.not_kept.is_none() { kept } else { Vec::new() };
-        }
-    }
-
-    /// Notes the state and what is not applied, and tells the node if the latter has changed.
-    fn note(&self, state: LiveState, mut rejected: Vec<Rejected>) {
-        rejected.extend(self.not_kept.clone());
+    /// Tells the handles the state and what is not applied, and the node if the latter has changed.
+    fn tell(&self) {
+        let (state, mut rejected) = self.noted.clone();
+        rejected.extend(self.keeper.fault().cloned());
         if let Some(before) = self.shared.note_state(state, &rejected) {
             self.plan.store.note_rejected(self.plan.keys.name(), &before, &rejected);
         }
