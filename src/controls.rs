@@ -108,6 +108,8 @@ pub enum Control {
     OwnClaimUnfulfilled,
     /// Breaks the forgetting of members: one that lives is forgotten if somebody asks for it.
     ForgetsLiving,
+    /// Breaks the forgetting of members: a member that comes back leaves the request that names it as it is.
+    ForgetRequestKept,
     /// Breaks the return of members: a node whose greatest generation a member made up does not raise its own.
     NotOutranked,
     /// Breaks the compaction of counters: a run adds to its share as it is stored, not as the run remembers it.
@@ -159,7 +161,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 66] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -201,6 +203,7 @@ impl Control {
         Self::ClaimsUnbounded,
         Self::OwnClaimUnfulfilled,
         Self::ForgetsLiving,
+        Self::ForgetRequestKept,
         Self::NotOutranked,
         Self::ShareReadBack,
         Self::StatedLog,

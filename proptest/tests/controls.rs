@@ -83,6 +83,7 @@ fn shown(control: Control) -> Shown {
             Test("liars.rs", "false_claim_about_a_silent_node_parts_no_honest_pair")
         }
         Control::ForgetsLiving => Test("forgetting.rs", "request_does_not_forget_a_member_that_came_back"),
+        Control::ForgetRequestKept => Test("forgetting.rs", "request_ends_when_the_member_is_back"),
         Control::NotOutranked => Test("liars.rs", "member_comes_back_under_a_later_generation_than_any_lie"),
         Control::ShareReadBack => Test("counters.rs", "adding_to_a_dropped_share_loses_steps"),
         Control::AloneUnready => Test("survivor.rs", "node_that_was_never_ready_waits_for_a_peer"),
