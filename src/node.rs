@@ -534,6 +534,18 @@ impl Node {
         *fault.lock().expect("nobody panics with it") = kind;
     }
 
+    /// Lets the disk thread panic at its next write, as a bug would.
+    #[cfg(all(feature = "durable", feature = "__controls"))]
+    #[doc(hidden)]
+    pub fn panic_on_disk(&self) {
+        let fault = self.shared.disk.fault.get().expect("the node has a disk").clone();
+        let holder = std::thread::spawn(move || {
+            let _held = fault.lock();
+            panic!("on purpose");
+        });
+        _ = holder.join();
+    }
+
     /// Panics while it holds the lock of the core, as a bug would.
     #[cfg(feature = "__controls")]
     #[doc(hidden)]
