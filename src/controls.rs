@@ -94,6 +94,8 @@ pub enum Control {
     JointCutShort,
     /// Breaks the change of voters: a voter accepts a ballot although it has promised a greater one.
     BallotIgnored,
+    /// Breaks the change of voters: the call ends as soon as its own node has the new list.
+    AdoptionUnasked,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
     ManyDonors,
     /// Breaks the deferral of sessions: a `Start` that the peer sent before it knew of its deferral begins a session.
@@ -161,7 +163,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 66] = [
+    pub const ALL: [Self; 67] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -196,6 +198,7 @@ impl Control {
         Self::JointSkipped,
         Self::JointCutShort,
         Self::BallotIgnored,
+        Self::AdoptionUnasked,
         Self::ManyDonors,
         Self::OldStart,
         Self::DonorKept,

@@ -65,6 +65,7 @@ use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
 
+mod adoption;
 mod candidate;
 mod change;
 mod driver;
@@ -411,6 +412,7 @@ impl Elections {
                     }
                 }
                 self.on_ballot_answer(now, from, &answer);
+                self.on_adoption_answer(from, number, &answer);
                 // Answers from runs that are not known as voters are ignored.
                 if let Some(at) = self.voters.iter().position(|voter| voter.run == Some(from)) {
                     self.answered(now, at, number, answer);
@@ -503,6 +505,13 @@ impl Elections {
         }
     }
 
+    /// A request id above those of all earlier requests, also of this instant.
+    fn new_request_id(&mut self, now: Duration) -> u64 {
+        let number = self.request_times.last_key_value().map_or(0, |(number, _)| *number) + 1;
+        self.request_times.insert(number, Sent { at: now, lease: self.lease });
+        number
+    }
+
     fn send(&mut self, now: Duration, at: usize, request: Request) {
         let number = self.next_request_id(now);
         if let Some(run) = self.voters[at].run {
@@ -534,6 +543,7 @@ impl Elections {
         self.voter.wake(now);
         self.pass_on();
         self.change_deadline(now);
+        self.adoption_deadline(now);
         self.voters.iter_mut().for_each(|voter| voter.is_used = false);
         self.needs_repeat = false;
         let mut repeats = vec![0; self.voters.len()];

@@ -2,8 +2,8 @@
 //! wild clocks and several changes at once. After each step the simulator checks that a lease has at most one holder,
 //! that tokens grow, and that no two lists have one epoch.
 //!
-//! Negative controls: a change without the joint list, one that leaves it too soon, and voters that accept ballots below
-//! their promises.
+//! Negative controls: a change without the joint list, one that leaves it too soon, voters that accept ballots below
+//! their promises, and a call that does not wait for the new voters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,6 +64,37 @@ fn all_voters_are_replaced_and_the_leader_stays() {
     assert_eq!(sim.node(0).holds("cron"), token);
     sim.crash(0);
     lead(&mut sim, 5);
+}
+
+/// Cuts a caller off when it alone has the new list, and stops the old voters. Whether its call has ended.
+fn ends_while_cut_off(control: Option<Control>) -> bool {
+    let sim = Sim::new(11).broken(control).config(short_leases(3)).seeds(&[0, 2]);
+    let mut sim = sim.delay(Duration::from_millis(20)).nodes_with_disk(7);
+    sim.run_for(SHORT_QUARANTINE);
+    sim.node(6).set_voters(named(&[3, 4, 5])).expect("it begins");
+    let end = sim.now() + CHANGE;
+    while list(&sim, 6).epoch < 2 {
+        assert!(sim.now() < end, "it is not decided");
+        sim.run_for(Duration::from_millis(1));
+    }
+    assert!((0..6).all(|i| list(&sim, i).next.is_some()), "the caller knows it first");
+    sim.partition(&[6], &[0, 1, 2, 3, 4, 5]);
+    (0..3).for_each(|i| sim.crash(i));
+    sim.run_for(SECOND * 20);
+    assert!((3..6).all(|i| list(&sim, i).next.is_some()), "they cannot know it");
+    let has_ended = sim.node(6).voters_set().is_some();
+    sim.heal();
+    until(&mut sim, SECOND * 30, |sim| sim.node(6).voters_set() == Some(Ok(())));
+    if control.is_none() {
+        assert!((3..6).filter(|i| has_list(&sim, *i, &[3, 4, 5])).count() >= 2);
+    }
+    has_ended
+}
+
+#[test]
+fn call_ends_when_the_new_voters_have_the_list() {
+    assert!(!ends_while_cut_off(None));
+    assert!(ends_while_cut_off(Some(Control::AdoptionUnasked)));
 }
 
 #[test]

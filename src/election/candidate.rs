@@ -218,11 +218,7 @@ impl Elections {
         let (Some((term, _)), Some(name)) = (held, self.names.get(&id).cloned()) else {
             return Err(ElectionError::Lost);
         };
-        // A request id of its own, above the ids of all grant requests before it.
-        let sent = Sent { at: now.mono, lease: self.lease };
-        self.request_times
-            .insert(self.request_times.last_key_value().map_or(0, |(number, _)| *number) + 1, sent);
-        let number = self.next_request_id(now.mono);
+        let number = self.new_request_id(now.mono);
         let candidacy = self.candidacies.get_mut(&name).expect("it is held");
         candidacy.proclaimed = number;
         value.clone_into(&mut candidacy.queue[0].value);

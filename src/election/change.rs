@@ -23,7 +23,8 @@
 //! one needs. So under each list the quarantine covers what was promised under it and under the one before.
 //!
 //! The list that was asked for is an entry of the store, too, and so are the times. Any voter drives the change to
-//! them, so it goes on when whoever asked has crashed. Several drivers only delay each other.
+//! them, so it goes on when whoever asked has crashed. Several drivers only delay each other. [`super::adoption`] says when the call
+//! has ended.
 //!
 //! # Why at most one node holds a lease
 //!
@@ -43,6 +44,7 @@
 
 use std::time::Duration;
 
+use super::adoption::Adoption;
 use super::driver::{Change, ChangeAnswer, ChangePeer, ChangeStage};
 use super::messages::{Call, Request, VoterAnswer};
 use super::voter_list::{Ballots, Electorate, VoterList, VoterSets};
@@ -77,16 +79,18 @@ pub(crate) struct StoredTimes {
 /// A call that waits.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    ask: Ask,
-    stage: AskedStage,
+    pub(super) ask: Ask,
+    pub(super) stage: AskedStage,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AskedStage {
+#[derive(Clone, Debug)]
+pub(super) enum AskedStage {
     /// Nothing is written yet. It fails if the voters have not promised by then.
     Preparing { until: Duration },
     /// The store names the list as the wanted one.
     Wanted,
+    /// The list was in force here, and its voters are asked whether they have it.
+    Adopted(Adoption),
 }
 
 /// Checks the names of voters and sorts them.
@@ -196,9 +200,10 @@ impl Elections {
         if let Some(list) = decided.filter(|list| list.epoch > self.list.epoch) {
             self.adopt(now, list);
         }
-        let Some(Asked { ask, stage: AskedStage::Wanted }) = &self.asked else { return };
+        let is_wanted = |asked: &&Asked| !matches!(asked.stage, AskedStage::Preparing { .. });
+        let Some(Asked { ask, .. }) = self.asked.as_ref().filter(is_wanted) else { return };
         if self.is_in_force(ask) {
-            return self.end_asked(Ok(()));
+            return self.await_adoption(now);
         }
         let by = match ask {
             Ask::Voters(voters) => self.wanted.clone().filter(|wanted| wanted != voters),
@@ -424,7 +429,7 @@ impl Elections {
                 self.deadline = Duration::ZERO;
                 if let Some(asked) = &mut self.asked
                     && self.list.next.is_none()
-                    && asked.stage != AskedStage::Wanted
+                    && matches!(asked.stage, AskedStage::Preparing { .. })
                 {
                     asked.stage = AskedStage::Wanted;
                     self.effects.push_back(ElectionEffect::Want(asked.ask.clone()));
@@ -537,7 +542,7 @@ impl Elections {
                 Ask::Settings(settings) => self.wanted_times == Some(settings.lease_times()),
             };
             if is_recorded {
-                return self.end_asked(Ok(()));
+                return self.await_adoption(now);
             }
             let ask = asked.ask.clone();
             self.asked = Some(Asked { ask: ask.clone(), stage: AskedStage::Wanted });
