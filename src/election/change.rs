@@ -146,22 +146,19 @@ impl Elections {
         Ok(())
     }
 
-    /// Puts another list in force without asking the present voters, because a majority of them is lost for ever.
-    pub(crate) fn force_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
-        let voters = checked(voters)?;
+    /// The list to put in force without asking the present voters, because a majority of them is lost for ever.
+    pub(crate) fn forced_list(&self, now: Time, voters: &[String]) -> Result<VoterList, SetVotersError> {
         let ahead = self.promised_max() + self.rules.clock_skew_max;
-        let list = VoterList {
+        Ok(VoterList {
             // Beyond the step that the present voters may be deciding, and stable.
             epoch: (self.list.epoch | 1) + 3,
-            voters: voters.clone(),
+            voters: checked(voters)?,
             next: None,
             times: self.wanted_times.or(self.list.times),
             next_times: None,
             // This node does not know what the lost voters have granted; they took no terms far ahead of their clocks.
             term_floor: self.voter.granted_term_max().max(HybridClock::limit(now, ahead)),
-        };
-        self.effects.extend([ElectionEffect::Want(Ask::Voters(voters)), ElectionEffect::Decided(list)]);
-        Ok(())
+        })
     }
 
     /// Nobody waits for the outcome any more. What was written stays.

@@ -46,8 +46,12 @@ impl Replica {
     pub fn force_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
         self.now = now;
         self.check_writable(now)?;
-        let election = self.election.as_mut().ok_or(SetVotersError::NoVoters)?;
-        election.force_voters(now, voters)?;
+        let election = self.election.as_ref().ok_or(SetVotersError::NoVoters)?;
+        let list = election.forced_list(now, voters)?;
+        // Both in one step, although the first may use up what may be written now: the wanted list alone changes
+        // nothing, and without it the voters may change back to what was wanted before.
+        self.write_decided(&list);
+        self.write_wanted(&list.voters);
         self.drain_election_effects();
         Ok(())
     }
@@ -103,14 +107,16 @@ impl Replica {
             return;
         }
         match ask {
-            Ask::Voters(voters) => {
-                let mut writer = Writer::plain();
-                write_names(&mut writer, &voters);
-                self.write_reserved(WANTED_KEY, &writer.into_plain());
-                self.read_voters();
-            }
+            Ask::Voters(voters) => self.write_wanted(&voters),
             Ask::Settings(settings) => self.write_settings(settings),
         }
+    }
+
+    fn write_wanted(&mut self, voters: &[String]) {
+        let mut writer = Writer::plain();
+        write_names(&mut writer, voters);
+        self.write_reserved(WANTED_KEY, &writer.into_plain());
+        self.read_voters();
     }
 
     /// Writes an entry of the library itself, which never expires.
@@ -118,15 +124,58 @@ impl Replica {
         self.write_put(self.now, &key::reserved(key), value, Lifetime::default());
     }
 
-    /// Writes the list that was decided. A list that cannot be written now is decided again later.
-    pub(super) fn write_decided(&mut self, list: &VoterList) {
-        let is_old = self.decided_voters().is_some_and(|known| known.epoch >= list.epoch);
-        if is_old || self.check_writable(self.now).is_err() {
+    /// The voters have decided this list. One that cannot be written now is decided again later.
+    pub(super) fn on_decided(&mut self, list: &VoterList) {
+        if self.check_writable(self.now).is_ok() {
+            self.write_decided(list);
+        }
+    }
+
+    /// Writes the list that was decided, unless a later one is known.
+    fn write_decided(&mut self, list: &VoterList) {
+        if self.decided_voters().is_some_and(|known| known.epoch >= list.epoch) {
             return;
         }
         let mut writer = Writer::plain();
         list.write(&mut writer);
         self.write_reserved(DECIDED_KEY, &writer.into_plain());
         self.read_voters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Input, Setup};
+    use super::*;
+    use crate::config::Config;
+    use crate::membership::tests::member;
+
+    fn at(seconds: u64) -> Time {
+        Time::default().later_by(Duration::from_secs(seconds))
+    }
+
+    fn replica(voters: &[&str]) -> Replica {
+        let own = Member { name: "own".to_owned(), ..member(1) };
+        let config =
+            Config { voters: voters.iter().map(|name| (*name).to_owned()).collect(), ..Config::lan() };
+        Replica::new(Setup { member: Some(own), has_disk: true, ..Setup::new(config, 1) })
+    }
+
+    #[test]
+    fn list_is_forced_while_writes_are_limited() {
+        let mut replica = replica(&["own", "a", "b"]);
+        replica.handle(at(1), Input::Wake);
+        // The first of two entries takes all that may be written now.
+        replica.write_limiter.adapt(at(1).mono, u64::MAX);
+        let voters = ["own".to_owned()];
+        replica.force_voters(at(1), &voters).expect("it can be written");
+        assert!(replica.is_busy(at(1)), "the test does not limit the writes");
+        assert_eq!(replica.voters().map(|list| list.voters.as_slice()), Some(&voters[..]));
+        assert_eq!(replica.wanted_voters(), None);
+        let again = replica.force_voters(at(1), &["a".to_owned()]);
+        assert!(matches!(again, Err(SetVotersError::Write(_))), "{again:?}");
+        assert_eq!(replica.voters().map(|list| list.voters.as_slice()), Some(&voters[..]));
     }
 }
