@@ -52,6 +52,7 @@ impl Replica {
             self.write_record(&record);
             return Ok(Poll::Ready(()));
         }
+        self.check_outcomes_polled()?;
         self.seat_voters();
         let election = self.election.as_mut().expect("it has voters");
         election.set_settings(now, settings)?;

@@ -5,7 +5,7 @@
 //! was decided last. A driver that was suspended may write an old list late, concurrently with a newer one: of all
 //! versions that the entry holds, the list with the greatest epoch counts.
 
-use super::Replica;
+use super::{Output, Replica};
 use crate::election::{Ask, Elections, VoterList, read_names, write_names};
 use crate::error::SetVotersError;
 use crate::membership::Member;
@@ -16,6 +16,11 @@ use crate::wire::{Reader, Writer};
 const WANTED_KEY: &str = "voters/wanted";
 const DECIDED_KEY: &str = "voters/decided";
 
+/// Whether it says what became of a call that changes the voters or the shared settings.
+fn is_outcome(output: &Output) -> bool {
+    matches!(output, Output::VotersSet(_) | Output::SettingsSet(_))
+}
+
 impl Replica {
     /// Begins to change the list of voters of the whole cluster to these. The outcome comes as
     /// [`Output::VotersSet`](super::Output::VotersSet).
@@ -25,6 +30,7 @@ impl Replica {
     pub fn set_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
         self.now = now;
         self.check_writable(now)?;
+        self.check_outcomes_polled()?;
         if self.cluster_settings().number > 0 {
             let is_wanted = |member: &&Member| voters.contains(&member.name);
             self.check_programs(|members| members.without_settings(&[]).find(is_wanted))?;
@@ -60,6 +66,13 @@ impl Replica {
     /// is written in the store goes on.
     pub fn forget_caller(&mut self) {
         self.election.iter_mut().for_each(Elections::forget_asked);
+        // The next caller would take it for the outcome of its own call.
+        self.outputs.retain(|output| !is_outcome(output));
+    }
+
+    /// Refuses a call as long as the outcome of an earlier one has not been polled.
+    pub(super) fn check_outcomes_polled(&self) -> Result<(), SetVotersError> {
+        if self.outputs.iter().any(is_outcome) { Err(SetVotersError::Busy) } else { Ok(()) }
     }
 
     /// The present list of voters, as far as this replica knows.
@@ -177,5 +190,35 @@ mod tests {
         let again = replica.force_voters(at(1), &["a".to_owned()]);
         assert!(matches!(again, Err(SetVotersError::Write(_))), "{again:?}");
         assert_eq!(replica.voters().map(|list| list.voters.as_slice()), Some(&voters[..]));
+    }
+
+    #[test]
+    fn outcome_is_told_to_its_own_caller_alone() {
+        let voters = ["own".to_owned()];
+        for is_forgotten in [false, true] {
+            let mut replica = replica(&["own"]);
+            replica.set_voters(at(1), &voters).unwrap();
+            // The outcome of the first call waits to be polled.
+            for _ in 0..1_000 {
+                if replica.outputs.iter().any(is_outcome) {
+                    break;
+                }
+                while let Some(part) = replica.persist() {
+                    if part.ends() {
+                        replica.handle(replica.now, Input::Persisted);
+                    }
+                }
+                replica.handle(replica.deadline(), Input::Wake);
+            }
+            if is_forgotten {
+                replica.forget_caller();
+                assert_eq!(replica.set_voters(replica.now, &voters), Ok(()));
+                assert!(!std::iter::from_fn(|| replica.poll()).any(|output| is_outcome(&output)));
+            } else {
+                assert_eq!(replica.set_voters(replica.now, &voters), Err(SetVotersError::Busy));
+                assert!(std::iter::from_fn(|| replica.poll()).any(|output| is_outcome(&output)));
+                assert_eq!(replica.set_voters(replica.now, &voters), Ok(()));
+            }
+        }
     }
 }
