@@ -96,6 +96,8 @@ pub enum Control {
     BallotIgnored,
     /// Breaks the change of voters: the call ends as soon as its own node has the new list.
     AdoptionUnasked,
+    /// Breaks the reading of lists of voters: one counts whatever its epoch is.
+    EpochUnbounded,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
     ManyDonors,
     /// Breaks the deferral of sessions: a `Start` that the peer sent before it knew of its deferral begins a session.
@@ -163,7 +165,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 67] = [
+    pub const ALL: [Self; 68] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -199,6 +201,7 @@ impl Control {
         Self::JointCutShort,
         Self::BallotIgnored,
         Self::AdoptionUnasked,
+        Self::EpochUnbounded,
         Self::ManyDonors,
         Self::OldStart,
         Self::DonorKept,

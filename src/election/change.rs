@@ -56,7 +56,7 @@ use crate::config::{ClusterSettings, ConfigError, LEASE_TIME_MAX, LeaseTimes, VO
 use crate::controls::Control;
 use crate::error::SetVotersError;
 use crate::id::RunId;
-use crate::time::{HybridClock, Stamp, Time};
+use crate::time::{CLOCK_VALUE_MAX, HybridClock, Stamp, Time};
 
 /// What a call on this node asks for.
 #[derive(Clone, Debug)]
@@ -383,7 +383,8 @@ impl Elections {
             }
             _ => return,
         };
-        if change.stage == ChangeStage::Waiting || ballot < change.ballot {
+        // A ballot beyond the bound would leave none above it.
+        if change.stage == ChangeStage::Waiting || ballot < change.ballot || ballot.clock > CLOCK_VALUE_MAX {
             return;
         }
         if ballot > change.ballot {

@@ -3,9 +3,11 @@
 //!
 //! One entry has the list that the cluster is to have; any voter drives the change to it. The other has the list that
 //! was decided last. A driver that was suspended may write an old list late, concurrently with a newer one: of all
-//! versions that the entry holds, the list with the greatest epoch counts.
+//! versions that the entry holds, the list with the greatest epoch counts. A list that cannot have that epoch yet does
+//! not count: otherwise a hostile member could write one that no other follows.
 
 use super::{Output, Replica};
+use crate::controls::Control;
 use crate::election::{Ask, Elections, VoterList, read_names, write_names};
 use crate::error::SetVotersError;
 use crate::membership::Member;
@@ -94,8 +96,11 @@ impl Replica {
 
     fn decided_voters(&self) -> Option<VoterList> {
         let (dot_set, _) = self.store.dot_set(&key::reserved(DECIDED_KEY))?;
-        let lists =
-            dot_set.dots().iter().filter_map(|dot| VoterList::read(&mut Reader::plain(dot.value())).ok());
+        let is_unbounded = self.store.controls.has(Control::EpochUnbounded);
+        let lists = dot_set.dots().iter().filter_map(|dot| {
+            let list = VoterList::read(&mut Reader::plain(dot.value())).ok()?;
+            (is_unbounded || list.is_credible(dot.stamp())).then_some(list)
+        });
         lists.max_by_key(|list| list.epoch)
     }
 
@@ -146,13 +151,23 @@ impl Replica {
 
     /// Writes the list that was decided, unless a later one is known.
     fn write_decided(&mut self, list: &VoterList) {
-        if self.decided_voters().is_some_and(|known| known.epoch >= list.epoch) {
-            return;
+        if self.decided_voters().is_none_or(|known| known.epoch < list.epoch) {
+            self.write_list(list);
         }
+    }
+
+    fn write_list(&mut self, list: &VoterList) {
         let mut writer = Writer::plain();
         list.write(&mut writer);
         self.write_reserved(DECIDED_KEY, &writer.into_plain());
         self.read_voters();
+    }
+
+    /// Writes a list that nobody has decided, as a hostile member could.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn forge_voters(&mut self, now: Time, list: &VoterList) {
+        self.now = now;
+        self.write_list(list);
     }
 }
 
