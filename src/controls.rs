@@ -96,6 +96,8 @@ pub enum Control {
     BallotIgnored,
     /// Breaks the change of voters: the call ends as soon as its own node has the new list.
     AdoptionUnasked,
+    /// Breaks the change of voters: a node in quarantine agrees to become a voter.
+    InvitedInQuarantine,
     /// Breaks the reading of lists of voters: one counts whatever its epoch is.
     EpochUnbounded,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
@@ -165,7 +167,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 69] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -201,6 +203,7 @@ impl Control {
         Self::JointCutShort,
         Self::BallotIgnored,
         Self::AdoptionUnasked,
+        Self::InvitedInQuarantine,
         Self::EpochUnbounded,
         Self::ManyDonors,
         Self::OldStart,

@@ -78,6 +78,7 @@ fn shown(control: Control) -> Shown {
             Test("voters.rs", "every_broken_rule_of_changes_is_noticed")
         }
         Control::AdoptionUnasked => Test("voters.rs", "call_ends_when_the_new_voters_have_the_list"),
+        Control::InvitedInQuarantine => Test("voters.rs", "leader_stays_when_new_voters_have_just_started"),
         Control::EpochUnbounded => Test("garbled.rs", "forged_lists_of_voters_end_no_elections"),
         Control::StatedLog => Test("garbled.rs", "naming_the_log_of_another_node_loses_no_write"),
         Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),

@@ -3,7 +3,7 @@
 //! that tokens grow, and that no two lists have one epoch.
 //!
 //! Negative controls: a change without the joint list, one that leaves it too soon, voters that accept ballots below
-//! their promises, and a call that does not wait for the new voters.
+//! their promises, a call that does not wait for the new voters, and new voters that have just started.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,6 +64,29 @@ fn all_voters_are_replaced_and_the_leader_stays() {
     assert_eq!(sim.node(0).holds("cron"), token);
     sim.crash(0);
     lead(&mut sim, 5);
+}
+
+/// Replaces all voters by nodes that have just started. Whether the leader keeps its lease.
+fn leader_stays(control: Option<Control>) -> bool {
+    let sim = Sim::new(2).broken(control).config(short_leases(3)).seeds(&[0, 2]);
+    let mut sim = sim.nodes_with_disk(6);
+    sim.run_for(SHORT_QUARANTINE);
+    lead(&mut sim, 0);
+    let token = sim.node(0).holds("cron");
+    (3..6).for_each(|i| sim.restart(i));
+    sim.run_for(SECOND);
+    sim.node(1).set_voters(named(&[3, 4, 5])).expect("it begins");
+    until(&mut sim, SHORT_QUARANTINE + CHANGE, |sim| sim.node(1).voters_set().is_some());
+    assert_eq!(sim.node(1).voters_set(), Some(Ok(())));
+    sim.run_for(SECOND * 5);
+    assert!((0..6).all(|i| has_list(&sim, i, &[3, 4, 5])));
+    sim.node(0).holds("cron") == token
+}
+
+#[test]
+fn leader_stays_when_new_voters_have_just_started() {
+    assert!(leader_stays(None));
+    assert!(!leader_stays(Some(Control::InvitedInQuarantine)));
 }
 
 /// Cuts a caller off when it alone has the new list, and stops the old voters. Whether its call has ended.

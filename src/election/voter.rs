@@ -314,7 +314,7 @@ impl Voter {
         session.map_or(Duration::ZERO, |session| session.until.saturating_sub(now))
     }
 
-    fn quarantine_left_ms(&self, now: Duration) -> u32 {
+    pub(super) fn quarantine_left_ms(&self, now: Duration) -> u32 {
         let until = self.quarantine_until.expect("it has seen a clock");
         let left = until.saturating_sub(now);
         let is_silent = self.has_disk_failed || self.is_memo_unread;

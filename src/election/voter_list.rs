@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::VOTERS_BYTES_MAX;
-use crate::config::{LeaseTimes, VOTERS_MAX};
+use crate::config::{ConfigError, LeaseTimes, VOTERS_MAX};
+use crate::error::SetVotersError;
 use crate::settings_record::{read_times, write_times};
 use crate::store::digest::fingerprint;
 use crate::time::{CLOCK_VALUE_MAX, Stamp};
@@ -247,6 +248,27 @@ pub(super) fn read_accepted(reader: &mut Reader<'_>) -> Result<Option<(Stamp, St
         0 => None,
         _ => Some((read_stamp(reader)?, Step::read(reader)?)),
     })
+}
+
+/// Checks the names of voters and sorts them.
+pub(super) fn checked_names(voters: &[String]) -> Result<Vec<String>, SetVotersError> {
+    let wrong = |value: String, range| SetVotersError::Names(ConfigError { field: "voters", value, range });
+    let mut names = voters.to_vec();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(wrong(pair[0].clone(), "names of nodes, each once"));
+    }
+    if !(1..=VOTERS_MAX).contains(&names.len()) {
+        return Err(wrong(format!("{} names", names.len()), "1 to 31 names of nodes"));
+    }
+    if names.iter().any(String::is_empty) {
+        return Err(wrong("an empty name".to_owned(), "names of nodes"));
+    }
+    let bytes: usize = names.iter().map(String::len).sum();
+    if bytes > VOTERS_BYTES_MAX {
+        return Err(wrong(format!("{bytes} bytes of names"), "at most 896 bytes of names"));
+    }
+    Ok(names)
 }
 
 /// Writes names of voters.
