@@ -110,6 +110,9 @@ const WATCHERS_MAX: usize = 4_096;
 const HANDOVER_SHARE: u32 = 8;
 /// Terms further ahead of a voter's clock than this are not granted: they would block all lower terms for ever.
 const TERM_AHEAD_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// A voter whose clock was far ahead, and is not any more, has granted such terms all the same. Above the greatest of them
+/// it grants the terms of this much, a millisecond, so that elections go on without letting a member raise terms further.
+const CLOCK_STEP_MAX: u64 = 1 << 16;
 /// Nodes with other voter rules that are remembered, so that each is reported once.
 const REPORTED_MAX: usize = 1_024;
 /// Wait before a question is repeated. It doubles with every repetition, up to a quarter of the lease time.

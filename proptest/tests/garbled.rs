@@ -134,13 +134,12 @@ fn naming_the_log_of_another_node_loses_no_write() {
 /// The greatest epoch that is read.
 const EPOCH_MAX: u64 = u64::MAX / 4;
 
-/// A member writes a list of voters that names itself, with any epoch, and a record of settings that was
+/// A member writes a list of voters that names itself, with any epoch and term floor, and a record of settings that was
 /// changed any number of times. Other voters are put in force by hand after its end, and have to elect.
 fn forged(seed: u64, epoch: u64, control: Option<Control>) {
     let mut dice = Dice::new(seed);
     let mut any = || (dice.below(usize::MAX) as u64) >> dice.below(64);
-    // Floors over the bound are not read.
-    let (floor, number) = (u64::MAX - any(), any());
+    let (floor, number) = (any(), any());
     let config = short_leases(3);
     let sim = Sim::new(seed).broken(control).config(config).seeds(&[0, 2]).without_checks();
     let mut sim = sim.nodes_with_disk(HONEST + 1);

@@ -239,6 +239,40 @@ fn running_nodes_get_their_first_voters_by_force() {
 }
 
 #[test]
+fn corrected_clocks_stop_neither_elections_nor_changes() {
+    const DAYS_MS: i64 = 3 * 24 * 3_600 * 1_000;
+    let mut sim = electing(12, 3, 5);
+    (0..5).for_each(|i| sim.skew(i, DAYS_MS));
+    sim.run_for(SECOND);
+    let id = lead(&mut sim, 0);
+    sim.node(0).resign(id);
+    sim.run_for(SECOND);
+    (0..5).for_each(|i| sim.skew(i, 0));
+    let ahead = sim.last_token("cron").expect("it was led");
+    // The simulator checks that tokens grow. Node 4 is no voter.
+    let id = lead(&mut sim, 4);
+    assert!(sim.last_token("cron") > Some(ahead));
+    sim.node(4).resign(id);
+    sim.run_for(SECOND * 2);
+    (0..3).for_each(|i| sim.restart(i));
+    sim.run_for(SHORT_QUARANTINE);
+    lead(&mut sim, 1);
+    sim.run_for(SECOND * 20);
+    sim.node(4).set_voters(named(&[1, 2, 3])).expect("it begins");
+    until(&mut sim, CHANGE * 2, |sim| sim.node(4).voters_set().is_some());
+    assert_eq!(sim.node(4).voters_set(), Some(Ok(())));
+    assert!(sim.node(1).holds("cron").is_some());
+    sim.crash(1);
+    lead(&mut sim, 3);
+    sim.node(4).force_voters(named(&[3, 4])).expect("it can be written");
+    until(&mut sim, SECOND, |sim| has_list(sim, 3, &[3, 4]) && has_list(sim, 4, &[3, 4]));
+    sim.run_for(SECOND * 10);
+    assert!(sim.node(3).holds("cron").is_some() || sim.node(4).campaign("cron", "y").is_ok());
+    let is_led = |sim: &Sim| !sim.holders("cron").is_empty();
+    until(&mut sim, SECOND * 10, is_led);
+}
+
+#[test]
 fn random_changes_have_at_most_one_leader() {
     let (terms, epochs) = (AtomicU64::new(0), AtomicU64::new(0));
     for_chosen_seeds(600, |seed| {

@@ -48,11 +48,10 @@ use std::time::Duration;
 use super::adoption::Adoption;
 use super::driver::{Change, ChangeAnswer, ChangePeer, ChangeStage};
 use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
-use super::voter::clock_now;
+use super::voter::{clock_now, is_possible};
 use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names};
 use super::{
-    ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, TERM_AHEAD_MAX, VoterRules,
-    quarantine,
+    ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, VoterRules, quarantine,
 };
 use crate::config::{ClusterSettings, LEASE_TIME_MAX, LeaseTimes};
 use crate::controls::Control;
@@ -299,7 +298,7 @@ impl Elections {
             _ => return,
         };
         // A ballot that is far ahead would block all others for ever.
-        if ballot.clock > HybridClock::limit(now, TERM_AHEAD_MAX) || self.voter.is_memo_unread {
+        if !is_possible(now, ballot.clock, self.ballots.promised.clock) || self.voter.is_memo_unread {
             return;
         }
         if !self.has_disk {
