@@ -94,6 +94,12 @@ pub enum Control {
     JointCutShort,
     /// Breaks the change of voters: a voter accepts a ballot although it has promised a greater one.
     BallotIgnored,
+    /// Breaks the change of voters: the call ends as soon as its own node has the new list.
+    AdoptionUnasked,
+    /// Breaks the change of voters: a node in quarantine agrees to become a voter.
+    InvitedInQuarantine,
+    /// Breaks the reading of lists of voters: one counts whatever its epoch is.
+    EpochUnbounded,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
     ManyDonors,
     /// Breaks the deferral of sessions: a `Start` that the peer sent before it knew of its deferral begins a session.
@@ -108,6 +114,8 @@ pub enum Control {
     OwnClaimUnfulfilled,
     /// Breaks the forgetting of members: one that lives is forgotten if somebody asks for it.
     ForgetsLiving,
+    /// Breaks the forgetting of members: a member that comes back leaves the request that names it as it is.
+    ForgetRequestKept,
     /// Breaks the return of members: a node whose greatest generation a member made up does not raise its own.
     NotOutranked,
     /// Breaks the compaction of counters: a run adds to its share as it is stored, not as the run remembers it.
@@ -159,7 +167,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 69] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -194,6 +202,9 @@ impl Control {
         Self::JointSkipped,
         Self::JointCutShort,
         Self::BallotIgnored,
+        Self::AdoptionUnasked,
+        Self::InvitedInQuarantine,
+        Self::EpochUnbounded,
         Self::ManyDonors,
         Self::OldStart,
         Self::DonorKept,
@@ -201,6 +212,7 @@ impl Control {
         Self::ClaimsUnbounded,
         Self::OwnClaimUnfulfilled,
         Self::ForgetsLiving,
+        Self::ForgetRequestKept,
         Self::NotOutranked,
         Self::ShareReadBack,
         Self::StatedLog,

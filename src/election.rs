@@ -65,6 +65,7 @@ use crate::store::digest::fingerprint;
 use crate::time::{Stamp, Time};
 use crate::wire::{Reader, WireError};
 
+mod adoption;
 mod candidate;
 mod change;
 mod driver;
@@ -109,6 +110,9 @@ const WATCHERS_MAX: usize = 4_096;
 const HANDOVER_SHARE: u32 = 8;
 /// Terms further ahead of a voter's clock than this are not granted: they would block all lower terms for ever.
 const TERM_AHEAD_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// A voter whose clock was far ahead, and is not any more, has granted such terms all the same. Above the greatest of them
+/// it grants the terms of this much, a millisecond, so that elections go on without letting a member raise terms further.
+const CLOCK_STEP_MAX: u64 = 1 << 16;
 /// Nodes with other voter rules that are remembered, so that each is reported once.
 const REPORTED_MAX: usize = 1_024;
 /// Wait before a question is repeated. It doubles with every repetition, up to a quarter of the lease time.
@@ -411,6 +415,7 @@ impl Elections {
                     }
                 }
                 self.on_ballot_answer(now, from, &answer);
+                self.on_adoption_answer(from, number, &answer);
                 // Answers from runs that are not known as voters are ignored.
                 if let Some(at) = self.voters.iter().position(|voter| voter.run == Some(from)) {
                     self.answered(now, at, number, answer);
@@ -503,6 +508,13 @@ impl Elections {
         }
     }
 
+    /// A request id above those of all earlier requests, also of this instant.
+    fn new_request_id(&mut self, now: Duration) -> u64 {
+        let number = self.request_times.last_key_value().map_or(0, |(number, _)| *number) + 1;
+        self.request_times.insert(number, Sent { at: now, lease: self.lease });
+        number
+    }
+
     fn send(&mut self, now: Duration, at: usize, request: Request) {
         let number = self.next_request_id(now);
         if let Some(run) = self.voters[at].run {
@@ -534,6 +546,7 @@ impl Elections {
         self.voter.wake(now);
         self.pass_on();
         self.change_deadline(now);
+        self.adoption_deadline(now);
         self.voters.iter_mut().for_each(|voter| voter.is_used = false);
         self.needs_repeat = false;
         let mut repeats = vec![0; self.voters.len()];

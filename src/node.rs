@@ -76,7 +76,7 @@ pub struct Node {
     _life: Option<Arc<NodeGuard>>,
 }
 
-/// Closes the node when the last handle is dropped.
+/// Closes the node when the last handle is dropped, or a shutdown that has begun.
 #[derive(Debug)]
 struct NodeGuard(Arc<Shared>);
 
@@ -445,7 +445,10 @@ impl Node {
     ///
     /// The others see it as [`MemberState::Left`](crate::MemberState::Left): they do not dial it, and no [`Quorum`]
     /// counts it any more. A node that is started again under its name joins as new.
+    ///
+    /// If the future is dropped once it was polled, the node is closed at once, without waiting for anything.
     pub async fn shutdown(&self) {
+        let _closing = NodeGuard(self.shared.clone());
         self.resign_and_confirm().await;
         if let Some(mut core) = self.shared.lock() {
             core.replica.leave(self.shared.now());
@@ -465,6 +468,7 @@ impl Node {
     /// [`MemberState::Down`](crate::MemberState::Down), go on dialling it, and still count it in [`Quorum::All`] and
     /// [`Quorum::Majority`].
     pub async fn shutdown_expecting_return(&self) {
+        let _closing = NodeGuard(self.shared.clone());
         self.shared.close_code.store(net::sender::CLOSE_ENDED, Ordering::Relaxed);
         self.resign_and_confirm().await;
         self.close().await;
@@ -528,6 +532,18 @@ impl Node {
     pub fn fail_disk(&self, kind: Option<std::io::ErrorKind>) {
         let fault = self.shared.disk.fault.get().expect("the node has a disk");
         *fault.lock().expect("nobody panics with it") = kind;
+    }
+
+    /// Lets the disk thread panic at its next write, as a bug would.
+    #[cfg(all(feature = "durable", feature = "__controls"))]
+    #[doc(hidden)]
+    pub fn panic_on_disk(&self) {
+        let fault = self.shared.disk.fault.get().expect("the node has a disk").clone();
+        let holder = std::thread::spawn(move || {
+            let _held = fault.lock();
+            panic!("on purpose");
+        });
+        _ = holder.join();
     }
 
     /// Panics while it holds the lock of the core, as a bug would.

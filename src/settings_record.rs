@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{
     CLOCK_SKEW_MAX, CLOCK_SKEW_MIN, ClusterSettings, LEASE_TIME_MAX, LEASE_TIME_MIN, LeaseTimes,
 };
-use crate::time::Stamp;
+use crate::time::{CLOCK_VALUE_MAX, Stamp};
 use crate::wire::{Reader, WireError, Writer};
 
 /// Earlier settings that a record keeps. A node whose own settings were in force even longer ago is refused.
@@ -157,6 +157,9 @@ impl SettingsRecord {
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::plain(bytes);
         let number = reader.varint()?;
+        if number > CLOCK_VALUE_MAX {
+            return Err(WireError::Form);
+        }
         let count = reader.count(1)?;
         if count > EARLIER_SETTINGS_MAX {
             return Err(WireError::TooMany);

@@ -122,6 +122,10 @@ text_form!(
     Stamp::to_string
 );
 
+/// The greatest clock value of a list of voters or a step to one that is read, and the greatest number of changes: that of
+/// the year 4199. What comes after such a value can still be counted.
+pub(crate) const CLOCK_VALUE_MAX: u64 = u64::MAX / 4;
+
 /// The hybrid logical clock: wall-clock milliseconds while they grow, a counter while they do not. Never goes back.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HybridClock {

@@ -77,12 +77,16 @@ fn shown(control: Control) -> Shown {
         Control::JointSkipped | Control::JointCutShort | Control::BallotIgnored => {
             Test("voters.rs", "every_broken_rule_of_changes_is_noticed")
         }
+        Control::AdoptionUnasked => Test("voters.rs", "call_ends_when_the_new_voters_have_the_list"),
+        Control::InvitedInQuarantine => Test("voters.rs", "leader_stays_when_new_voters_have_just_started"),
+        Control::EpochUnbounded => Test("garbled.rs", "forged_lists_of_voters_end_no_elections"),
         Control::StatedLog => Test("garbled.rs", "naming_the_log_of_another_node_loses_no_write"),
         Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),
         Control::OwnClaimUnfulfilled => {
             Test("liars.rs", "false_claim_about_a_silent_node_parts_no_honest_pair")
         }
         Control::ForgetsLiving => Test("forgetting.rs", "request_does_not_forget_a_member_that_came_back"),
+        Control::ForgetRequestKept => Test("forgetting.rs", "request_ends_when_the_member_is_back"),
         Control::NotOutranked => Test("liars.rs", "member_comes_back_under_a_later_generation_than_any_lie"),
         Control::ShareReadBack => Test("counters.rs", "adding_to_a_dropped_share_loses_steps"),
         Control::AloneUnready => Test("survivor.rs", "node_that_was_never_ready_waits_for_a_peer"),

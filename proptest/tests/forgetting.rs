@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidings::members::ForgetError;
 use tidings::sim::Sim;
-use tidings::{Config, Control, MemberEvent, MemberState};
+use tidings::{Config, Control, MemberEvent, MemberState, PutOptions};
 use tidings_proptest::Dice;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -129,4 +129,32 @@ fn stays_known(control: Option<Control>) -> bool {
 fn request_does_not_forget_a_member_that_came_back() {
     assert!(stays_known(None));
     assert!(!stays_known(Some(Control::ForgetsLiving)));
+}
+
+/// Whether a member that is back after a request to forget it keeps what is bound to its life through a short absence.
+fn outlives_an_outage(control: Option<Control>) -> bool {
+    let mut sim = joined(Sim::new(8).broken(control), 3, SECOND * 3_600);
+    sim.partition(&[0, 1], &[2]);
+    until(&mut sim, "node 2 is down", |sim| listed(sim, 0).contains(&("n2".to_owned(), MemberState::Down)));
+    sim.node(0).forget("n2").unwrap();
+    sim.heal();
+    let is_back = |sim: &Sim| (0..2).all(|i| listed(sim, i).contains(&("n2".to_owned(), MemberState::Alive)));
+    until(&mut sim, "node 2 is back", is_back);
+    sim.run_for(SECOND * 20);
+    sim.node(2).put_with("session", "v", PutOptions::new().ephemeral()).unwrap();
+    sim.run_for(SECOND * 5);
+    assert!((0..2).all(|i| sim.node(i).get("session").is_some()), "it is bound to a run that lives");
+    sim.partition(&[0, 1], &[2]);
+    sim.run_for(SECOND * 15);
+    assert!((0..2).all(|i| sim.node(i).get("session").is_none()), "a value whose run is away is hidden");
+    sim.heal();
+    until(&mut sim, "node 2 is back", is_back);
+    sim.run_for(SECOND * 20);
+    (0..3).all(|i| sim.node(i).get("session").is_some())
+}
+
+#[test]
+fn request_ends_when_the_member_is_back() {
+    assert!(outlives_an_outage(None));
+    assert!(!outlives_an_outage(Some(Control::ForgetRequestKept)));
 }

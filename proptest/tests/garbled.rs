@@ -6,14 +6,19 @@
 //! Another member calls its log by the name of another node's log, and must not make the writes of that node be left
 //! out.
 //!
+//! A third one writes lists of voters and records of settings that count as later than any other. It can take the leases
+//! that way, as any member can, but not prevent that other voters are put in force.
+//!
 //! Negative controls: `ClaimsUnbounded` believes claims with any clock, and loses later writes in some history.
-//! `StatedLog` believes the name of the log.
+//! `StatedLog` believes the name of the log. `EpochUnbounded` believes any number of changes.
 
 use std::time::Duration;
 
 use tidings::sim::Sim;
 use tidings::{Config, Control, ReplicaEvent};
-use tidings_proptest::{Dice, for_chosen_seeds, ms, notice};
+use tidings_proptest::{
+    Dice, SHORT_QUARANTINE, for_chosen_seeds, ms, notice, run_until, short_leases, voters,
+};
 
 /// Histories per test run; `TIDINGS_SEEDS` sets another number.
 const SEEDS: u64 = 300;
@@ -124,4 +129,49 @@ fn naming_the_log_of_another_node_loses_no_write() {
     assert_eq!(stolen_log(None), (WRITES, true));
     let (kept, is_reported) = stolen_log(Some(Control::StatedLog));
     assert!(kept < WRITES && !is_reported, "StatedLog is not detected: {kept} writes, {is_reported}");
+}
+
+/// The greatest epoch that is read.
+const EPOCH_MAX: u64 = u64::MAX / 4;
+
+/// A member writes a list of voters that names itself, with any epoch and term floor, and a record of settings that was
+/// changed any number of times. Other voters are put in force by hand after its end, and have to elect.
+fn forged(seed: u64, epoch: u64, control: Option<Control>) {
+    let mut dice = Dice::new(seed);
+    let mut any = || (dice.below(usize::MAX) as u64) >> dice.below(64);
+    let (floor, number) = (any(), any());
+    let config = short_leases(3);
+    let sim = Sim::new(seed).broken(control).config(config).seeds(&[0, 2]).without_checks();
+    let mut sim = sim.nodes_with_disk(HONEST + 1);
+    sim.run_for(SHORT_QUARANTINE);
+    sim.forge_voters(HONEST, epoch, floor, vec!["n3".to_owned()]);
+    sim.forge_settings(HONEST, number);
+    sim.run_for(ms(2_000));
+    sim.crash(HONEST);
+    sim.node(0).force_voters(voters(HONEST)).expect("it can be written");
+    // What fails is told by the values that were written.
+    println!("seed {seed}: epoch {epoch}, floor {floor}, record {number}");
+    let step = ms(10);
+    run_until(&mut sim, step, ms(5_000), |sim| {
+        (0..HONEST).all(|i| sim.node(i).voters().is_some_and(|list| list.voters == voters(HONEST)))
+    });
+    sim.node(1).campaign("cron", "x").expect("there are voters");
+    run_until(&mut sim, step, ms(20_000), |sim| sim.node(1).holds("cron").is_some());
+    let mut settings = sim.node(2).cluster_settings().expect("it is up").present;
+    settings.mesh_members_max = 9;
+    sim.node(2).set_cluster_settings(settings).expect("it can be written");
+    run_until(&mut sim, step, ms(5_000), |sim| {
+        (0..HONEST).all(|i| sim.node(i).config().is_some_and(|config| config.mesh_members_max == 9))
+    });
+}
+
+#[test]
+fn forged_lists_of_voters_end_no_elections() {
+    for_chosen_seeds(40, |seed| {
+        let mut dice = Dice::new(seed);
+        let edges = [u64::MAX, u64::MAX - 1, EPOCH_MAX + 1, EPOCH_MAX, EPOCH_MAX - 1, 1, 2];
+        let random = (dice.below(usize::MAX) as u64) >> dice.below(64);
+        forged(seed, edges.get(dice.below(edges.len() * 2)).copied().unwrap_or(random), None);
+    });
+    assert!(notice(|| forged(0, EPOCH_MAX, Some(Control::EpochUnbounded))).is_some());
 }

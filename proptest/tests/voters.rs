@@ -2,8 +2,8 @@
 //! wild clocks and several changes at once. After each step the simulator checks that a lease has at most one holder,
 //! that tokens grow, and that no two lists have one epoch.
 //!
-//! Negative controls: a change without the joint list, one that leaves it too soon, and voters that accept ballots below
-//! their promises.
+//! Negative controls: a change without the joint list, one that leaves it too soon, voters that accept ballots below
+//! their promises, a call that does not wait for the new voters, and new voters that have just started.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,6 +64,60 @@ fn all_voters_are_replaced_and_the_leader_stays() {
     assert_eq!(sim.node(0).holds("cron"), token);
     sim.crash(0);
     lead(&mut sim, 5);
+}
+
+/// Replaces all voters by nodes that have just started. Whether the leader keeps its lease.
+fn leader_stays(control: Option<Control>) -> bool {
+    let sim = Sim::new(2).broken(control).config(short_leases(3)).seeds(&[0, 2]);
+    let mut sim = sim.nodes_with_disk(6);
+    sim.run_for(SHORT_QUARANTINE);
+    lead(&mut sim, 0);
+    let token = sim.node(0).holds("cron");
+    (3..6).for_each(|i| sim.restart(i));
+    sim.run_for(SECOND);
+    sim.node(1).set_voters(named(&[3, 4, 5])).expect("it begins");
+    until(&mut sim, SHORT_QUARANTINE + CHANGE, |sim| sim.node(1).voters_set().is_some());
+    assert_eq!(sim.node(1).voters_set(), Some(Ok(())));
+    sim.run_for(SECOND * 5);
+    assert!((0..6).all(|i| has_list(&sim, i, &[3, 4, 5])));
+    sim.node(0).holds("cron") == token
+}
+
+#[test]
+fn leader_stays_when_new_voters_have_just_started() {
+    assert!(leader_stays(None));
+    assert!(!leader_stays(Some(Control::InvitedInQuarantine)));
+}
+
+/// Cuts a caller off when it alone has the new list, and stops the old voters. Whether its call has ended.
+fn ends_while_cut_off(control: Option<Control>) -> bool {
+    let sim = Sim::new(11).broken(control).config(short_leases(3)).seeds(&[0, 2]);
+    let mut sim = sim.delay(Duration::from_millis(20)).nodes_with_disk(7);
+    sim.run_for(SHORT_QUARANTINE);
+    sim.node(6).set_voters(named(&[3, 4, 5])).expect("it begins");
+    let end = sim.now() + CHANGE;
+    while list(&sim, 6).epoch < 2 {
+        assert!(sim.now() < end, "it is not decided");
+        sim.run_for(Duration::from_millis(1));
+    }
+    assert!((0..6).all(|i| list(&sim, i).next.is_some()), "the caller knows it first");
+    sim.partition(&[6], &[0, 1, 2, 3, 4, 5]);
+    (0..3).for_each(|i| sim.crash(i));
+    sim.run_for(SECOND * 20);
+    assert!((3..6).all(|i| list(&sim, i).next.is_some()), "they cannot know it");
+    let has_ended = sim.node(6).voters_set().is_some();
+    sim.heal();
+    until(&mut sim, SECOND * 30, |sim| sim.node(6).voters_set() == Some(Ok(())));
+    if control.is_none() {
+        assert!((3..6).filter(|i| has_list(&sim, *i, &[3, 4, 5])).count() >= 2);
+    }
+    has_ended
+}
+
+#[test]
+fn call_ends_when_the_new_voters_have_the_list() {
+    assert!(!ends_while_cut_off(None));
+    assert!(ends_while_cut_off(Some(Control::AdoptionUnasked)));
 }
 
 #[test]
@@ -182,6 +236,40 @@ fn running_nodes_get_their_first_voters_by_force() {
     lead(&mut sim, 3);
     sim.node(0).set_voters(named(&[2, 3, 4])).expect("now they decide");
     until(&mut sim, CHANGE, |sim| has_list(sim, 1, &[2, 3, 4]));
+}
+
+#[test]
+fn corrected_clocks_stop_neither_elections_nor_changes() {
+    const DAYS_MS: i64 = 3 * 24 * 3_600 * 1_000;
+    let mut sim = electing(12, 3, 5);
+    (0..5).for_each(|i| sim.skew(i, DAYS_MS));
+    sim.run_for(SECOND);
+    let id = lead(&mut sim, 0);
+    sim.node(0).resign(id);
+    sim.run_for(SECOND);
+    (0..5).for_each(|i| sim.skew(i, 0));
+    let ahead = sim.last_token("cron").expect("it was led");
+    // The simulator checks that tokens grow. Node 4 is no voter.
+    let id = lead(&mut sim, 4);
+    assert!(sim.last_token("cron") > Some(ahead));
+    sim.node(4).resign(id);
+    sim.run_for(SECOND * 2);
+    (0..3).for_each(|i| sim.restart(i));
+    sim.run_for(SHORT_QUARANTINE);
+    lead(&mut sim, 1);
+    sim.run_for(SECOND * 20);
+    sim.node(4).set_voters(named(&[1, 2, 3])).expect("it begins");
+    until(&mut sim, CHANGE * 2, |sim| sim.node(4).voters_set().is_some());
+    assert_eq!(sim.node(4).voters_set(), Some(Ok(())));
+    assert!(sim.node(1).holds("cron").is_some());
+    sim.crash(1);
+    lead(&mut sim, 3);
+    sim.node(4).force_voters(named(&[3, 4])).expect("it can be written");
+    until(&mut sim, SECOND, |sim| has_list(sim, 3, &[3, 4]) && has_list(sim, 4, &[3, 4]));
+    sim.run_for(SECOND * 10);
+    assert!(sim.node(3).holds("cron").is_some() || sim.node(4).campaign("cron", "y").is_ok());
+    let is_led = |sim: &Sim| !sim.holders("cron").is_empty();
+    until(&mut sim, SECOND * 10, is_led);
 }
 
 #[test]

@@ -218,11 +218,7 @@ impl Elections {
         let (Some((term, _)), Some(name)) = (held, self.names.get(&id).cloned()) else {
             return Err(ElectionError::Lost);
         };
-        // A request id of its own, above the ids of all grant requests before it.
-        let sent = Sent { at: now.mono, lease: self.lease };
-        self.request_times
-            .insert(self.request_times.last_key_value().map_or(0, |(number, _)| *number) + 1, sent);
-        let number = self.next_request_id(now.mono);
+        let number = self.new_request_id(now.mono);
         let candidacy = self.candidacies.get_mut(&name).expect("it is held");
         candidacy.proclaimed = number;
         value.clone_into(&mut candidacy.queue[0].value);
@@ -279,8 +275,8 @@ impl Elections {
             }
             return;
         };
-        // A voter whose clock or greatest term is too far ahead has no influence on terms.
-        let is_sane = told.clock.max(told.lease_term_max) <= HybridClock::limit(now, TERM_AHEAD_MAX);
+        // A voter whose clock is too far ahead has no influence on terms.
+        let is_sane = told.clock <= HybridClock::limit(now, TERM_AHEAD_MAX);
         match candidacy.stage {
             Stage::Asking if is_sane => {
                 candidacy.statements[at] = Some(told);
@@ -333,10 +329,13 @@ impl Elections {
     fn request_grants(&mut self, now: Duration, name: &str) {
         let candidacy = self.candidacies.get_mut(name).expect("it asks");
         // Voters whose clock or greatest term is more than `TERM_AHEAD_MAX` ahead of a majority's clocks do not count:
-        // no other voter would grant a term above theirs.
+        // no other voter would grant a term above theirs, unless a majority has granted such terms while its clocks were
+        // wrong.
         let clock = |at: usize| Reverse(candidacy.statements[at].map_or(u64::MAX, |told| told.clock));
         let Reverse(limit) = self.quorum.reached_by_majority(clock);
-        let limit = limit.saturating_add(clock_time(TERM_AHEAD_MAX));
+        let top = |at: usize| candidacy.statements[at].map_or(0, |told| told.lease_term_max);
+        let limit =
+            limit.saturating_add(clock_time(TERM_AHEAD_MAX)).max(self.quorum.reached_by_majority(top));
         let counted =
             candidacy.statements.iter().flatten().filter(|told| told.clock.max(told.lease_term_max) <= limit);
         let clock = counted.clone().map(|told| told.clock).max().unwrap_or(0);

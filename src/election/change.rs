@@ -15,7 +15,8 @@
 //! promises to accept no lesser ballot, and names the step that it accepted last. When a majority has promised, the
 //! driver asks them to accept ([`Request::Accept`]) the step of the greatest ballot that one of them had accepted, or
 //! its own if there is none. A step that a majority has accepted is decided: every later ballot finds it. The answers
-//! wait for the voter's disk. The decided list is written into the store, from where all nodes adopt it. Every request
+//! wait for the voter's disk. A node of the next list that is in quarantine answers how long that lasts, and promises
+//! nothing before: it could not take over the leases that are held. The decided list is written into the store, from where all nodes adopt it. Every request
 //! carries the hash of the sender's list, and a voter answers only requests under the list that it has adopted.
 //!
 //! The times belong to the list: a change of the times alone is one whose next voters are the present ones. Under the
@@ -23,7 +24,8 @@
 //! one needs. So under each list the quarantine covers what was promised under it and under the one before.
 //!
 //! The list that was asked for is an entry of the store, too, and so are the times. Any voter drives the change to
-//! them, so it goes on when whoever asked has crashed. Several drivers only delay each other.
+//! them, so it goes on when whoever asked has crashed. Several drivers only delay each other. [`super::adoption`] says when the call
+//! has ended.
 //!
 //! # Why at most one node holds a lease
 //!
@@ -43,18 +45,19 @@
 
 use std::time::Duration;
 
+use super::adoption::Adoption;
 use super::driver::{Change, ChangeAnswer, ChangePeer, ChangeStage};
-use super::messages::{Call, Request, VoterAnswer};
-use super::voter_list::{Ballots, Electorate, VoterList, VoterSets};
+use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
+use super::voter::{clock_now, is_possible};
+use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names};
 use super::{
-    ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, TERM_AHEAD_MAX,
-    VOTERS_BYTES_MAX, VoterRules,
+    ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, VoterRules, quarantine,
 };
-use crate::config::{ClusterSettings, ConfigError, LEASE_TIME_MAX, LeaseTimes, VOTERS_MAX};
+use crate::config::{ClusterSettings, LEASE_TIME_MAX, LeaseTimes};
 use crate::controls::Control;
 use crate::error::SetVotersError;
 use crate::id::RunId;
-use crate::time::{HybridClock, Stamp, Time};
+use crate::time::{CLOCK_VALUE_MAX, HybridClock, Stamp, Time};
 
 /// What a call on this node asks for.
 #[derive(Clone, Debug)]
@@ -77,37 +80,19 @@ pub(crate) struct StoredTimes {
 /// A call that waits.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    ask: Ask,
-    stage: AskedStage,
+    pub(super) ask: Ask,
+    pub(super) stage: AskedStage,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AskedStage {
-    /// Nothing is written yet. It fails if the voters have not promised by then.
-    Preparing { until: Duration },
+#[derive(Clone, Debug)]
+pub(super) enum AskedStage {
+    /// Nothing is written yet. It fails if the voters have not promised until then. Nodes of the new list that are in
+    /// quarantine prolong this, up to `latest`.
+    Preparing { until: Duration, latest: Duration },
     /// The store names the list as the wanted one.
     Wanted,
-}
-
-/// Checks the names of voters and sorts them.
-fn checked(voters: &[String]) -> Result<Vec<String>, SetVotersError> {
-    let wrong = |value: String, range| SetVotersError::Names(ConfigError { field: "voters", value, range });
-    let mut names = voters.to_vec();
-    names.sort_unstable();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(wrong(pair[0].clone(), "names of nodes, each once"));
-    }
-    if !(1..=VOTERS_MAX).contains(&names.len()) {
-        return Err(wrong(format!("{} names", names.len()), "1 to 31 names of nodes"));
-    }
-    if names.iter().any(String::is_empty) {
-        return Err(wrong("an empty name".to_owned(), "names of nodes"));
-    }
-    let bytes: usize = names.iter().map(String::len).sum();
-    if bytes > VOTERS_BYTES_MAX {
-        return Err(wrong(format!("{bytes} bytes of names"), "at most 896 bytes of names"));
-    }
-    Ok(names)
+    /// The list was in force here, and its voters are asked whether they have it.
+    Adopted(Adoption),
 }
 
 impl Elections {
@@ -115,7 +100,7 @@ impl Elections {
 
     /// Begins to change the list of voters. The outcome comes as [`ElectionEffect::AskEnded`].
     pub(crate) fn set_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
-        self.ask(now, Ask::Voters(checked(voters)?))
+        self.ask(now, Ask::Voters(checked_names(voters)?))
     }
 
     /// Begins to change the shared settings, because the voters have to take their lease times. The outcome comes as
@@ -135,29 +120,31 @@ impl Elections {
         if self.asked.is_some() {
             return Err(SetVotersError::Busy);
         }
-        let until = now.mono + self.lease * 5 / 4;
-        self.asked = Some(Asked { ask, stage: AskedStage::Preparing { until } });
+        self.asked = Some(Asked { ask, stage: self.preparing(now) });
         self.change = Some(Change::new(&self.list, self.target(), now.mono));
         self.deadline = Duration::ZERO;
         Ok(())
     }
 
-    /// Puts another list in force without asking the present voters, because a majority of them is lost for ever.
-    pub(crate) fn force_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
-        let voters = checked(voters)?;
+    /// How long a call that begins now waits for answers.
+    fn preparing(&self, now: Time) -> AskedStage {
+        let until = now.mono + self.lease * 5 / 4;
+        AskedStage::Preparing { until, latest: until + quarantine(self.rules, LEASE_TIME_MAX) }
+    }
+
+    /// The list to put in force without asking the present voters, because a majority of them is lost for ever.
+    pub(crate) fn forced_list(&self, now: Time, voters: &[String]) -> Result<VoterList, SetVotersError> {
         let ahead = self.promised_max() + self.rules.clock_skew_max;
-        let list = VoterList {
+        Ok(VoterList {
             // Beyond the step that the present voters may be deciding, and stable.
             epoch: (self.list.epoch | 1) + 3,
-            voters: voters.clone(),
+            voters: checked_names(voters)?,
             next: None,
             times: self.wanted_times.or(self.list.times),
             next_times: None,
             // This node does not know what the lost voters have granted; they took no terms far ahead of their clocks.
             term_floor: self.voter.granted_term_max().max(HybridClock::limit(now, ahead)),
-        };
-        self.effects.extend([ElectionEffect::Want(Ask::Voters(voters)), ElectionEffect::Decided(list)]);
-        Ok(())
+        })
     }
 
     /// Nobody waits for the outcome any more. What was written stays.
@@ -196,9 +183,10 @@ impl Elections {
         if let Some(list) = decided.filter(|list| list.epoch > self.list.epoch) {
             self.adopt(now, list);
         }
-        let Some(Asked { ask, stage: AskedStage::Wanted }) = &self.asked else { return };
+        let is_wanted = |asked: &&Asked| !matches!(asked.stage, AskedStage::Preparing { .. });
+        let Some(Asked { ask, .. }) = self.asked.as_ref().filter(is_wanted) else { return };
         if self.is_in_force(ask) {
-            return self.end_asked(Ok(()));
+            return self.await_adoption(now);
         }
         let by = match ask {
             Ask::Voters(voters) => self.wanted.clone().filter(|wanted| wanted != voters),
@@ -266,8 +254,9 @@ impl Elections {
         self.voter.adopt(self.rules, self.promised_max(), self.list.term_floor);
         self.ballots = Ballots::default();
         self.reported.clear();
-        if let Some(Asked { stage: AskedStage::Preparing { until }, .. }) = &mut self.asked {
-            *until = now.mono + self.lease * 5 / 4;
+        let preparing = self.preparing(now);
+        if let Some(Asked { stage: stage @ AskedStage::Preparing { .. }, .. }) = &mut self.asked {
+            *stage = preparing;
         }
         if has_decided && self.needs_change() {
             // Who has decided this step goes on; the others wait for it.
@@ -309,11 +298,20 @@ impl Elections {
             _ => return,
         };
         // A ballot that is far ahead would block all others for ever.
-        if ballot.clock > HybridClock::limit(now, TERM_AHEAD_MAX) || self.voter.is_memo_unread {
+        if !is_possible(now, ballot.clock, self.ballots.promised.clock) || self.voter.is_memo_unread {
             return;
         }
         if !self.has_disk {
             let answer = ElectionMessage::Answer(Some(request_id), VoterAnswer::NoDisk { ballot });
+            return self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AtOnce));
+        }
+        let left_ms = self.voter.quarantine_left_ms(now.mono);
+        if left_ms > 0 && !self.list.has(&self.name) && !self.controls.has(Control::InvitedInQuarantine) {
+            // As a voter it could not take over the leases that are held, and they would end.
+            let standing = Standing::Quarantined(left_ms);
+            let told = VoterStatement { clock: clock_now(now), lease_term_max: 0, standing };
+            let answer = VoterAnswer::Statement { name: self.name.clone(), told };
+            let answer = ElectionMessage::Answer(Some(request_id), answer);
             return self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AtOnce));
         }
         let is_good = ballot >= self.ballots.promised || self.controls.has(Control::BallotIgnored);
@@ -379,9 +377,14 @@ impl Elections {
             VoterAnswer::Differs(theirs) if theirs.differs_for_good(&self.rules) => {
                 (change.ballot, Some(ChangeAnswer::Differs(theirs)))
             }
+            // Of a node that is no voter yet this answers a ballot.
+            VoterAnswer::Statement { told, .. } if at >= self.voters.len() => {
+                return self.await_quarantine(now, told.standing);
+            }
             _ => return,
         };
-        if change.stage == ChangeStage::Waiting || ballot < change.ballot {
+        // A ballot beyond the bound would leave none above it.
+        if change.stage == ChangeStage::Waiting || ballot < change.ballot || ballot.clock > CLOCK_VALUE_MAX {
             return;
         }
         if ballot > change.ballot {
@@ -391,6 +394,16 @@ impl Elections {
             change.peers[at].answer = answer;
         }
         self.advance_change(now);
+    }
+
+    /// A node of the new list cannot become a voter for so long. The call waits for it, as long as an honest node needs.
+    fn await_quarantine(&mut self, now: Time, standing: Standing) {
+        if let Standing::Quarantined(ms) = standing
+            && let Some(Asked { stage: AskedStage::Preparing { until, latest }, .. }) = &mut self.asked
+        {
+            let over = now.mono + Duration::from_millis(ms.into()) + self.lease * 5 / 4;
+            *until = over.max(*until).min(*latest);
+        }
     }
 
     /// Goes on as far as the answers permit.
@@ -424,7 +437,7 @@ impl Elections {
                 self.deadline = Duration::ZERO;
                 if let Some(asked) = &mut self.asked
                     && self.list.next.is_none()
-                    && asked.stage != AskedStage::Wanted
+                    && matches!(asked.stage, AskedStage::Preparing { .. })
                 {
                     asked.stage = AskedStage::Wanted;
                     self.effects.push_back(ElectionEffect::Want(asked.ask.clone()));
@@ -450,7 +463,7 @@ impl Elections {
             let delay = if self.asked.is_some() { Duration::ZERO } else { self.driver_delay() };
             self.change = Some(Change::new(&self.list, self.target(), now.mono + delay));
         }
-        let (jitter, clock) = (self.jitter(self.lease / 16), super::voter::clock_now(now));
+        let (jitter, clock) = (self.jitter(self.lease / 16), clock_now(now));
         let change = self.change.as_mut().expect("it exists");
         if change.act_at <= now.mono {
             if change.stage == ChangeStage::Waiting {
@@ -469,7 +482,7 @@ impl Elections {
         }
         let act_at = self.change.as_ref().map_or(Duration::MAX, |change| change.act_at);
         self.deadline = self.deadline.min(act_at);
-        if let Some(Asked { stage: AskedStage::Preparing { until }, .. }) = &self.asked
+        if let Some(Asked { stage: AskedStage::Preparing { until, .. }, .. }) = &self.asked
             && self.list.next.is_none()
         {
             self.deadline = self.deadline.min(*until);
@@ -526,7 +539,7 @@ impl Elections {
     /// Ends what was asked for if it cannot be done, or if the voters do not answer in time. Nothing is written then.
     fn check_asked(&mut self, now: Time) {
         let Some(asked) = &self.asked else { return };
-        let AskedStage::Preparing { until } = asked.stage else { return };
+        let AskedStage::Preparing { until, .. } = asked.stage else { return };
         if self.list.next.is_some() {
             // An earlier change goes on.
             return;
@@ -537,7 +550,7 @@ impl Elections {
                 Ask::Settings(settings) => self.wanted_times == Some(settings.lease_times()),
             };
             if is_recorded {
-                return self.end_asked(Ok(()));
+                return self.await_adoption(now);
             }
             let ask = asked.ask.clone();
             self.asked = Some(Asked { ask: ask.clone(), stage: AskedStage::Wanted });

@@ -374,6 +374,7 @@ mod tests {
     use crate::config::{CLOCK_SKEW_MAX, LeaseTimes, VOTERS_MAX};
     use crate::id::RunId;
     use crate::membership::PACKET_BYTES_MIN;
+    use crate::time::CLOCK_VALUE_MAX;
 
     fn all() -> Vec<ElectionMessage> {
         let name = || "n".repeat(ELECTION_NAME_BYTES_MAX);
@@ -384,7 +385,7 @@ mod tests {
             let voter = |i| format!("{i:02}{}", "v".repeat(if i < 28 { 27 } else { 26 }));
             let times = LeaseTimes { lease_time_max: LEASE_TIME_MAX, clock_skew_max: CLOCK_SKEW_MAX };
             let voters = (0..VOTERS_MAX).map(voter).collect();
-            Step { electorate: Electorate { voters, times: Some(times) }, term_floor: u64::MAX }
+            Step { electorate: Electorate { voters, times: Some(times) }, term_floor: CLOCK_VALUE_MAX }
         };
         assert_eq!(step().electorate.voters.concat().len(), VOTERS_BYTES_MAX);
         let requests = [

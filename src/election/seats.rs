@@ -26,7 +26,10 @@ impl Elections {
 
     /// The names of the voters, if this node has something to ask of them, and of nodes that are to become voters.
     pub(crate) fn needed_voters(&self) -> impl Iterator<Item = &str> {
-        let is_idle = self.candidacies.is_empty() && self.views.is_empty() && self.change.is_none();
+        let is_idle = self.candidacies.is_empty()
+            && self.views.is_empty()
+            && self.change.is_none()
+            && self.asked.is_none();
         let voters = if is_idle { &[][..] } else { &self.voters };
         voters.iter().map(|voter| voter.name.as_str()).chain(self.invited())
     }

@@ -14,7 +14,8 @@ use std::time::Duration;
 use super::messages::{Call, GrantKind, Request, Standing, VoterAnswer, VoterStatement};
 use super::voter_list::VoterList;
 use super::{
-    Delivery, HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX, WATCHERS_MAX, quarantine,
+    CLOCK_STEP_MAX, Delivery, HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX,
+    WATCHERS_MAX, quarantine,
 };
 use crate::config::{ClusterSettings, Config, ELECTIONS_MAX};
 use crate::controls::{Control, Controls};
@@ -277,6 +278,7 @@ impl Voter {
         let lease_max = self.rules.lease_time_max;
         let left = self.time_left(now.mono, name);
         let told = |top, standing| Some(VoterStatement { clock, lease_term_max: top, standing });
+        let granted_max = self.granted_term_max;
         let ignores_terms = self.controls.has(Control::TermReused);
         let Some(record) = self.lease_record(now.mono, name) else {
             return told(floor, Standing::Quarantined(millis(lease_max)));
@@ -300,7 +302,7 @@ impl Voter {
         } else {
             claim.term.clock > top && claim.term.clock > clock
         };
-        if (is_new && is_possible(now, claim.term)) || ignores_terms {
+        if (is_new && is_possible(now, claim.term.clock, granted_max)) || ignores_terms {
             None
         } else {
             told(top, Standing::Free)
@@ -314,7 +316,7 @@ impl Voter {
         session.map_or(Duration::ZERO, |session| session.until.saturating_sub(now))
     }
 
-    fn quarantine_left_ms(&self, now: Duration) -> u32 {
+    pub(super) fn quarantine_left_ms(&self, now: Duration) -> u32 {
         let until = self.quarantine_until.expect("it has seen a clock");
         let left = until.saturating_sub(now);
         let is_silent = self.has_disk_failed || self.is_memo_unread;
@@ -349,10 +351,11 @@ impl Voter {
     }
 
     fn release(&mut self, now: Time, run: RunId, name: &str, term: Stamp) {
+        let granted_max = self.granted_term_max;
         let Some(record) = self.lease_record(now.mono, name) else { return };
         // A grant request under this term may still be on its way; it has to be refused then. A term too far ahead is
         // not kept: requests under it are refused anyway, and it would block the terms of all others.
-        if term != Stamp::default() && is_possible(now, term) {
+        if term != Stamp::default() && is_possible(now, term.clock, granted_max) {
             (record.lease_term_max, record.released) =
                 (record.lease_term_max.max(term), record.released.max(Some(term)));
         }
@@ -483,9 +486,10 @@ pub(super) fn clock_now(now: Time) -> u64 {
     HybridClock::limit(now, Duration::ZERO)
 }
 
-/// Whether a term is close enough to the voter's clock to be granted.
-fn is_possible(now: Time, term: Stamp) -> bool {
-    term.clock <= HybridClock::limit(now, TERM_AHEAD_MAX)
+/// Whether a clock value, of a term or a ballot, is close enough to the voter's clock, or to the greatest one that it has
+/// promised: that may be far ahead if the clock was wrong then.
+pub(super) fn is_possible(now: Time, clock: u64, promised: u64) -> bool {
+    clock <= HybridClock::limit(now, TERM_AHEAD_MAX).max(promised.saturating_add(CLOCK_STEP_MAX))
 }
 
 fn millis(time: Duration) -> u32 {

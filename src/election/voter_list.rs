@@ -11,10 +11,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::VOTERS_BYTES_MAX;
-use crate::config::{LeaseTimes, VOTERS_MAX};
+use crate::config::{ConfigError, LeaseTimes, VOTERS_MAX};
+use crate::error::SetVotersError;
 use crate::settings_record::{read_times, write_times};
 use crate::store::digest::fingerprint;
-use crate::time::Stamp;
+use crate::time::{CLOCK_VALUE_MAX, Stamp};
 use crate::wire::{Reader, WireError, Writer};
 
 /// More than [`VOTERS_MAX`]: added to the number of voters where times follow their names.
@@ -56,6 +57,12 @@ impl VoterList {
     pub(super) fn configured(mut voters: Vec<String>) -> Self {
         voters.sort_unstable();
         Self { voters, ..Self::default() }
+    }
+
+    /// Whether so many steps can have been decided by the time of the stamp under which the list was written: each was
+    /// written under a later stamp. With a greater epoch a list would be the last one for ever.
+    pub(crate) fn is_credible(&self, written: Stamp) -> bool {
+        self.epoch <= written.clock
     }
 
     /// All names of the list, sorted, each once.
@@ -141,7 +148,10 @@ impl VoterList {
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (epoch, term_floor) = (reader.varint()?, reader.u64_le()?);
+        let (epoch, term_floor) = (reader.varint()?, read_floor(reader)?);
+        if epoch > CLOCK_VALUE_MAX {
+            return Err(WireError::Form);
+        }
         let (Electorate { voters, times }, next) = (Electorate::read(reader)?, Electorate::read(reader)?);
         let next_times = next.times;
         let next = Some(next.voters).filter(|next| !next.is_empty());
@@ -186,8 +196,14 @@ impl Step {
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Self { term_floor: reader.u64_le()?, electorate: Electorate::read(reader)? })
+        Ok(Self { term_floor: read_floor(reader)?, electorate: Electorate::read(reader)? })
     }
+}
+
+/// Above a greater floor no term could be granted.
+fn read_floor(reader: &mut Reader<'_>) -> Result<u64, WireError> {
+    let floor = reader.u64_le()?;
+    if floor <= CLOCK_VALUE_MAX { Ok(floor) } else { Err(WireError::Form) }
 }
 
 /// A voter's part in deciding the step after its present list.
@@ -232,6 +248,27 @@ pub(super) fn read_accepted(reader: &mut Reader<'_>) -> Result<Option<(Stamp, St
         0 => None,
         _ => Some((read_stamp(reader)?, Step::read(reader)?)),
     })
+}
+
+/// Checks the names of voters and sorts them.
+pub(super) fn checked_names(voters: &[String]) -> Result<Vec<String>, SetVotersError> {
+    let wrong = |value: String, range| SetVotersError::Names(ConfigError { field: "voters", value, range });
+    let mut names = voters.to_vec();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(wrong(pair[0].clone(), "names of nodes, each once"));
+    }
+    if !(1..=VOTERS_MAX).contains(&names.len()) {
+        return Err(wrong(format!("{} names", names.len()), "1 to 31 names of nodes"));
+    }
+    if names.iter().any(String::is_empty) {
+        return Err(wrong("an empty name".to_owned(), "names of nodes"));
+    }
+    let bytes: usize = names.iter().map(String::len).sum();
+    if bytes > VOTERS_BYTES_MAX {
+        return Err(wrong(format!("{bytes} bytes of names"), "at most 896 bytes of names"));
+    }
+    Ok(names)
 }
 
 /// Writes names of voters.

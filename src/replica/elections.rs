@@ -167,7 +167,7 @@ impl Replica {
                 ElectionEffect::Lease(id, state) => self.outputs.push_back(Output::Lease(id, state)),
                 ElectionEffect::Leader(name, leader) => self.outputs.push_back(Output::Leader(name, leader)),
                 ElectionEffect::Want(ask) => self.want(ask),
-                ElectionEffect::Decided(list) => self.write_decided(&list),
+                ElectionEffect::Decided(list) => self.on_decided(&list),
                 ElectionEffect::Voters(list) => {
                     self.outputs.push_back(Output::Event(ReplicaEvent::VotersChanged(Box::new(list))));
                 }

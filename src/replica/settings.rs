@@ -52,6 +52,7 @@ impl Replica {
             self.write_record(&record);
             return Ok(Poll::Ready(()));
         }
+        self.check_outcomes_polled()?;
         self.seat_voters();
         let election = self.election.as_mut().expect("it has voters");
         election.set_settings(now, settings)?;
@@ -141,6 +142,10 @@ impl Replica {
         SettingsRecord::joined(dots.into_iter().filter_map(|dot| {
             // The stamp of the entry is not in its value yet.
             let record = SettingsRecord::read(dot.value()).ok()?;
+            // Each change has a stamp of its own. A record after more of them would be the last one for ever.
+            if record.number > dot.stamp().clock {
+                return None;
+            }
             Some(SettingsRecord { written: Some(dot.stamp()), ..record })
         }))
     }
@@ -155,6 +160,15 @@ impl Replica {
             self.read_settings();
             self.read_voters();
         }
+    }
+
+    /// Writes the present settings as if they had been changed so often, as a hostile member could.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn forge_settings(&mut self, now: Time, number: u64) {
+        self.now = now;
+        let record = SettingsRecord { number, ..self.cluster_settings() };
+        self.write_reserved(SETTINGS_KEY, &record.write());
+        self.read_settings();
     }
 
     /// Tells whoever asked for other voters, or for other shared settings.

@@ -3,9 +3,11 @@
 //!
 //! One entry has the list that the cluster is to have; any voter drives the change to it. The other has the list that
 //! was decided last. A driver that was suspended may write an old list late, concurrently with a newer one: of all
-//! versions that the entry holds, the list with the greatest epoch counts.
+//! versions that the entry holds, the list with the greatest epoch counts. A list that cannot have that epoch yet does
+//! not count: otherwise a hostile member could write one that no other follows.
 
-use super::Replica;
+use super::{Output, Replica};
+use crate::controls::Control;
 use crate::election::{Ask, Elections, VoterList, read_names, write_names};
 use crate::error::SetVotersError;
 use crate::membership::Member;
@@ -16,6 +18,11 @@ use crate::wire::{Reader, Writer};
 const WANTED_KEY: &str = "voters/wanted";
 const DECIDED_KEY: &str = "voters/decided";
 
+/// Whether it says what became of a call that changes the voters or the shared settings.
+fn is_outcome(output: &Output) -> bool {
+    matches!(output, Output::VotersSet(_) | Output::SettingsSet(_))
+}
+
 impl Replica {
     /// Begins to change the list of voters of the whole cluster to these. The outcome comes as
     /// [`Output::VotersSet`](super::Output::VotersSet).
@@ -25,6 +32,7 @@ impl Replica {
     pub fn set_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
         self.now = now;
         self.check_writable(now)?;
+        self.check_outcomes_polled()?;
         if self.cluster_settings().number > 0 {
             let is_wanted = |member: &&Member| voters.contains(&member.name);
             self.check_programs(|members| members.without_settings(&[]).find(is_wanted))?;
@@ -46,8 +54,12 @@ impl Replica {
     pub fn force_voters(&mut self, now: Time, voters: &[String]) -> Result<(), SetVotersError> {
         self.now = now;
         self.check_writable(now)?;
-        let election = self.election.as_mut().ok_or(SetVotersError::NoVoters)?;
-        election.force_voters(now, voters)?;
+        let election = self.election.as_ref().ok_or(SetVotersError::NoVoters)?;
+        let list = election.forced_list(now, voters)?;
+        // Both in one step, although the first may use up what may be written now: the wanted list alone changes
+        // nothing, and without it the voters may change back to what was wanted before.
+        self.write_decided(&list);
+        self.write_wanted(&list.voters);
         self.drain_election_effects();
         Ok(())
     }
@@ -56,6 +68,13 @@ impl Replica {
     /// is written in the store goes on.
     pub fn forget_caller(&mut self) {
         self.election.iter_mut().for_each(Elections::forget_asked);
+        // The next caller would take it for the outcome of its own call.
+        self.outputs.retain(|output| !is_outcome(output));
+    }
+
+    /// Refuses a call as long as the outcome of an earlier one has not been polled.
+    pub(super) fn check_outcomes_polled(&self) -> Result<(), SetVotersError> {
+        if self.outputs.iter().any(is_outcome) { Err(SetVotersError::Busy) } else { Ok(()) }
     }
 
     /// The present list of voters, as far as this replica knows.
@@ -77,8 +96,11 @@ impl Replica {
 
     fn decided_voters(&self) -> Option<VoterList> {
         let (dot_set, _) = self.store.dot_set(&key::reserved(DECIDED_KEY))?;
-        let lists =
-            dot_set.dots().iter().filter_map(|dot| VoterList::read(&mut Reader::plain(dot.value())).ok());
+        let is_unbounded = self.store.controls.has(Control::EpochUnbounded);
+        let lists = dot_set.dots().iter().filter_map(|dot| {
+            let list = VoterList::read(&mut Reader::plain(dot.value())).ok()?;
+            (is_unbounded || list.is_credible(dot.stamp())).then_some(list)
+        });
         lists.max_by_key(|list| list.epoch)
     }
 
@@ -103,14 +125,16 @@ impl Replica {
             return;
         }
         match ask {
-            Ask::Voters(voters) => {
-                let mut writer = Writer::plain();
-                write_names(&mut writer, &voters);
-                self.write_reserved(WANTED_KEY, &writer.into_plain());
-                self.read_voters();
-            }
+            Ask::Voters(voters) => self.write_wanted(&voters),
             Ask::Settings(settings) => self.write_settings(settings),
         }
+    }
+
+    fn write_wanted(&mut self, voters: &[String]) {
+        let mut writer = Writer::plain();
+        write_names(&mut writer, voters);
+        self.write_reserved(WANTED_KEY, &writer.into_plain());
+        self.read_voters();
     }
 
     /// Writes an entry of the library itself, which never expires.
@@ -118,15 +142,98 @@ impl Replica {
         self.write_put(self.now, &key::reserved(key), value, Lifetime::default());
     }
 
-    /// Writes the list that was decided. A list that cannot be written now is decided again later.
-    pub(super) fn write_decided(&mut self, list: &VoterList) {
-        let is_old = self.decided_voters().is_some_and(|known| known.epoch >= list.epoch);
-        if is_old || self.check_writable(self.now).is_err() {
-            return;
+    /// The voters have decided this list. One that cannot be written now is decided again later.
+    pub(super) fn on_decided(&mut self, list: &VoterList) {
+        if self.check_writable(self.now).is_ok() {
+            self.write_decided(list);
         }
+    }
+
+    /// Writes the list that was decided, unless a later one is known.
+    fn write_decided(&mut self, list: &VoterList) {
+        if self.decided_voters().is_none_or(|known| known.epoch < list.epoch) {
+            self.write_list(list);
+        }
+    }
+
+    fn write_list(&mut self, list: &VoterList) {
         let mut writer = Writer::plain();
         list.write(&mut writer);
         self.write_reserved(DECIDED_KEY, &writer.into_plain());
         self.read_voters();
+    }
+
+    /// Writes a list that nobody has decided, as a hostile member could.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn forge_voters(&mut self, now: Time, list: &VoterList) {
+        self.now = now;
+        self.write_list(list);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Input, Setup};
+    use super::*;
+    use crate::config::Config;
+    use crate::membership::tests::member;
+
+    fn at(seconds: u64) -> Time {
+        Time::default().later_by(Duration::from_secs(seconds))
+    }
+
+    fn replica(voters: &[&str]) -> Replica {
+        let own = Member { name: "own".to_owned(), ..member(1) };
+        let config =
+            Config { voters: voters.iter().map(|name| (*name).to_owned()).collect(), ..Config::lan() };
+        Replica::new(Setup { member: Some(own), has_disk: true, ..Setup::new(config, 1) })
+    }
+
+    #[test]
+    fn list_is_forced_while_writes_are_limited() {
+        let mut replica = replica(&["own", "a", "b"]);
+        replica.handle(at(1), Input::Wake);
+        // The first of two entries takes all that may be written now.
+        replica.write_limiter.adapt(at(1).mono, u64::MAX);
+        let voters = ["own".to_owned()];
+        replica.force_voters(at(1), &voters).expect("it can be written");
+        assert!(replica.is_busy(at(1)), "the test does not limit the writes");
+        assert_eq!(replica.voters().map(|list| list.voters.as_slice()), Some(&voters[..]));
+        assert_eq!(replica.wanted_voters(), None);
+        let again = replica.force_voters(at(1), &["a".to_owned()]);
+        assert!(matches!(again, Err(SetVotersError::Write(_))), "{again:?}");
+        assert_eq!(replica.voters().map(|list| list.voters.as_slice()), Some(&voters[..]));
+    }
+
+    #[test]
+    fn outcome_is_told_to_its_own_caller_alone() {
+        let voters = ["own".to_owned()];
+        for is_forgotten in [false, true] {
+            let mut replica = replica(&["own"]);
+            replica.set_voters(at(1), &voters).unwrap();
+            // The outcome of the first call waits to be polled.
+            for _ in 0..1_000 {
+                if replica.outputs.iter().any(is_outcome) {
+                    break;
+                }
+                while let Some(part) = replica.persist() {
+                    if part.ends() {
+                        replica.handle(replica.now, Input::Persisted);
+                    }
+                }
+                replica.handle(replica.deadline(), Input::Wake);
+            }
+            if is_forgotten {
+                replica.forget_caller();
+                assert_eq!(replica.set_voters(replica.now, &voters), Ok(()));
+                assert!(!std::iter::from_fn(|| replica.poll()).any(|output| is_outcome(&output)));
+            } else {
+                assert_eq!(replica.set_voters(replica.now, &voters), Err(SetVotersError::Busy));
+                assert!(std::iter::from_fn(|| replica.poll()).any(|output| is_outcome(&output)));
+                assert_eq!(replica.set_voters(replica.now, &voters), Ok(()));
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use super::{Sim, SimEvent, World};
+use crate::election::VoterList;
 use crate::id::LinkId;
 use crate::replica::{Input, Lane, Replica};
 
@@ -110,6 +111,27 @@ impl Sim {
     #[doc(hidden)]
     pub fn take_recorded(&mut self) -> Vec<(Option<Lane>, Vec<u8>)> {
         self.world().recorded.take().unwrap_or_default()
+    }
+
+    /// Lets a node write a list of voters that nobody has decided, with this epoch and term floor.
+    #[doc(hidden)]
+    pub fn forge_voters(&mut self, i: usize, epoch: u64, term_floor: u64, voters: Vec<String>) {
+        let world = &mut *self.world();
+        let list = VoterList { epoch, term_floor, voters, ..VoterList::default() };
+        if let Some((replica, now)) = world.replica(i) {
+            replica.forge_voters(now, &list);
+            world.drain(i);
+        }
+    }
+
+    /// Lets a node write the shared settings as if they had been changed so often.
+    #[doc(hidden)]
+    pub fn forge_settings(&mut self, i: usize, number: u64) {
+        let world = &mut *self.world();
+        if let Some((replica, now)) = world.replica(i) {
+            replica.forge_settings(now, number);
+            world.drain(i);
+        }
     }
 
     /// Hands bytes to a node at once, as if another one had sent them over a lane of the link between them, or in a

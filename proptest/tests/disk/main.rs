@@ -15,8 +15,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tidings::{
-    Config, Durability, Node, NodeEvent, PutOptions, Quorum, StartError, WaitError, WatchEvent, WatchOptions,
-    WriteError,
+    Config, Durability, MemberState, Node, NodeEvent, PutOptions, Quorum, StartError, WaitError, WatchEvent,
+    WatchOptions, WriteError,
 };
 use tidings_proptest::Folder;
 use tidings_proptest::nodes::{self, GUARD, builder, guarded, ready, until};
@@ -277,6 +277,23 @@ async fn disk_that_cannot_sync_acknowledges_nothing() {
     guarded(a.shutdown()).await;
     let a = start("a", &[], &folder.0).await;
     assert!(a.get("safe").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_whose_disk_thread_panics_is_expected_back() {
+    let folder = Folder::new();
+    let a = start("a", &[], &folder.0).await;
+    let b = ready(builder("b", &[&a])).await;
+    let state = || b.members().into_iter().find(|member| member.name == "a").map(|member| member.state);
+    until(|| state() == Some(MemberState::Alive)).await;
+    a.panic_on_disk();
+    // The thread may have panicked already, and closed the node.
+    _ = a.put("k", "v");
+    until(|| a.is_closed()).await;
+    until(|| state() != Some(MemberState::Alive)).await;
+    assert_eq!(state(), Some(MemberState::Down), "it did not leave");
+    guarded(a.shutdown()).await;
+    assert_eq!(state(), Some(MemberState::Down));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 use std::net::UdpSocket;
+use std::pin::Pin;
+use std::task::Poll;
 
 use tidings::{
     Config, ElectionError, Node, NodeEvent, Quorum, Security, StartError, WaitError, WatchOptions, WriteError,
@@ -105,6 +107,45 @@ async fn closed_node_refuses_writes_and_still_answers_reads() {
     assert_eq!(clone.get("k").unwrap().value(), b"w");
     assert_eq!(clone.scan("").len(), 1);
     clone.shutdown().await;
+}
+
+/// A node whose process is stopped as soon as it is linked with this seed, until the sender is dropped.
+async fn stopped_peer(seed: &Node) -> std::sync::mpsc::Sender<()> {
+    let (held, resumed) = std::sync::mpsc::channel();
+    let (is_ready, linked) = tokio::sync::oneshot::channel();
+    let seed = seed.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let peer = runtime.block_on(start("stopped", &[&seed]));
+        drop(seed);
+        _ = is_ready.send(());
+        // Nothing of the node runs while its only thread waits here.
+        _ = resumed.recv();
+        drop(peer);
+    });
+    guarded(linked).await.unwrap();
+    held
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_shutdown_closes_the_node() {
+    for is_expected_back in [false, true] {
+        let node = start("a", &[]).await;
+        let _peer = stopped_peer(&node).await;
+        until(|| node.status().peers.len() == 1).await;
+        node.put("k", "v").unwrap();
+        let ending = node.clone();
+        let mut shutdown: Pin<Box<dyn Future<Output = ()>>> = if is_expected_back {
+            Box::pin(async move { ending.shutdown_expecting_return().await })
+        } else {
+            Box::pin(async move { ending.shutdown().await })
+        };
+        let begun = std::future::poll_fn(|context| Poll::Ready(shutdown.as_mut().poll(context).is_pending()));
+        assert!(begun.await, "the peer acknowledges nothing");
+        assert!(node.put("k", "w").is_ok(), "it waits for its peer");
+        drop(shutdown);
+        assert_eq!(node.put("k", "x").unwrap_err(), WriteError::Closed);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,6 +17,7 @@ use crate::config::{Durability, OnCorruption};
 use crate::error::{Cause, StartError};
 use crate::node::disk::link::DiskLink;
 use crate::node::net::peers::NodeEvent;
+use crate::node::net::sender::CLOSE_ENDED;
 use crate::node::runtime::shared::Shared;
 use crate::node::runtime::spans::disk_span;
 use crate::replica::saved::Saved;
@@ -115,6 +116,8 @@ pub(in crate::node) fn attach(shared: &Arc<Shared>, opened: Opened) {
         let follow = AssertUnwindSafe(|| Follower { shared: &following, engine, durability }.follow());
         if catch_unwind(follow).is_err() {
             tracing::error!(node = %following.name, "the disk thread panicked; the node is closed: restart it");
+            // It did not leave: it is expected back.
+            following.close_code.store(CLOSE_ENDED, Ordering::Relaxed);
             following.close();
         }
         following.disk.has_ended.store(true, Ordering::Release);
