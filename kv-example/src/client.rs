@@ -126,6 +126,11 @@ impl Target {
 }
 
 impl Client {
+    /// Whether the node has caught up. One that has just started may lack what its cluster holds.
+    pub(crate) fn ready(&self) -> Result<(), Failure> {
+        self.get("/readyz").map(drop)
+    }
+
     pub(crate) fn get(&self, path: &str) -> Result<Answer, Failure> {
         self.ask("GET", path, &[], &[])
     }

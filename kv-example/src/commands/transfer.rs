@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::keys::{for_each_page, for_each_row, value_of};
+use super::whole;
 use crate::client::{Client, Target, quoted};
 use crate::exit::{Exit, Failure};
 
@@ -31,7 +32,7 @@ pub(crate) struct Dump {
     /// Only keys, sets and counters whose names begin like this
     #[arg(default_value = "")]
     prefix: String,
-    /// Where to write; without it on the standard output
+    /// Where to write; without it on the standard output. A file that is there is replaced once the dump is whole
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -41,15 +42,17 @@ pub(crate) struct Dump {
 impl Dump {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
-        let mut out: Box<dyn Write> = match &self.out {
-            Some(path) => {
-                let file = crate::private(File::options().write(true).create(true).truncate(true)).open(path);
-                Box::new(BufWriter::new(file.map_err(|error| Failure::file(path, &error))?))
-            }
-            None => Box::new(BufWriter::new(io::stdout().lock())),
-        };
+        // What a node lacks that has just started would be missing in the dump.
+        client.ready()?;
+        match &self.out {
+            Some(path) => whole::replace(path, |out| self.dump(&client, out)),
+            None => self.dump(&client, &mut BufWriter::new(io::stdout().lock())),
+        }
+    }
+
+    fn dump(&self, client: &Client, out: &mut dyn Write) -> Result<(), Failure> {
         let bar = bar(None, "{spinner} {human_pos} keys, {per_sec}");
-        for_each_page(&client, &self.prefix, true, usize::MAX, |entries| {
+        for_each_page(client, &self.prefix, true, usize::MAX, |entries| {
             for entry in entries {
                 let mut line = written(entry, json!({ "key": entry["key"] }));
                 if entry["conflicts"].as_u64() > Some(0) {
@@ -64,10 +67,10 @@ impl Dump {
             Ok(true)
         })?;
         let keys = bar.position();
-        let elements = self.dump_sets(&client, &mut out)?;
+        let elements = self.dump_sets(client, out)?;
         let mut counters = 0;
         let path = format!("/v1/counters?prefix={}", quoted(&self.prefix));
-        for_each_row(&client, &path, "counters", |counter| {
+        for_each_row(client, &path, "counters", |counter| {
             counters += 1;
             Ok(writeln!(out, "{}", json!({ "counter": counter["name"], "value": counter["value"] }))?)
         })?;
