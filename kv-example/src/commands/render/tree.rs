@@ -4,6 +4,7 @@
 //! DIR/..tidings-18f2a3c4d5e6   the files of one state
 //! DIR/..data                   a link to it; to replace this link is the one step
 //! DIR/name                     a link to ..data/name
+//! DIR/..command_due            there while the command has not succeeded for what is in force
 //! ```
 //!
 //! Whoever reads several files that belong together resolves `..data` once and reads below the directory it leads to. The
@@ -21,6 +22,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::due::Due;
 use crate::exit::{Exit, Failure};
 
 /// The link that is replaced, its next state, and how the directories of states begin.
@@ -29,10 +31,12 @@ const DATA_NEXT: &str = "..data_next";
 const STATE: &str = "..tidings-";
 /// Held while a process writes here.
 const LOCK: &str = "..lock";
+const COMMAND_DUE: &str = "..command_due";
 
 pub(super) struct Tree {
     dir: PathBuf,
     mode: u32,
+    pub(super) due: Due,
     _lock: File,
 }
 
@@ -49,7 +53,13 @@ impl Tree {
             let error = format!("{} is rendered by another process; nothing was written", dir.display());
             Failure::new(Exit::Failed, error)
         })?;
-        Ok(Self { dir, mode, _lock: lock })
+        Ok(Self { dir, mode, due: Due::default(), _lock: lock })
+    }
+
+    /// Remembers in the directory that a command is to be run.
+    pub(super) fn with_command(mut self) -> Self {
+        self.due = Due::at(self.dir.join(COMMAND_DUE));
+        self
     }
 
     /// Makes the files the state of the directory. Returns whether a byte of it has changed.
@@ -63,7 +73,7 @@ impl Tree {
             None => true,
         };
         if is_changed {
-            self.replace(files).map_err(failed)?;
+            self.due.note().and_then(|()| self.replace(files)).map_err(failed)?;
         }
         self.link(&tops).and_then(|()| self.clean(&tops)).map_err(failed)?;
         Ok(is_changed)
