@@ -49,3 +49,23 @@ fn dump_that_fails_leaves_the_one_before() {
     let piped = node.run(&["dump", "--out", "/dev/stdout"]);
     assert_eq!(String::from_utf8(piped.stdout).unwrap().lines().count(), 31, "no file takes its place");
 }
+
+#[test]
+fn dump_with_values_beside_their_schema_is_loaded() {
+    let (node, empty) = (serve("a", &[], &[]), serve("b", &[], &[]));
+    node.line(&["put", "k/a", "many"]);
+    node.line(&["put", "k/$schema", r#"{"type": "integer"}"#]);
+    let dump = node.line(&["dump"]);
+    assert!(dump.starts_with(r#"{"key":"k/$schema""#), "{dump}");
+    for told in ["2 entries written, 0 were there", "0 entries written, 2 were there"] {
+        let loaded = empty.run_with_input(&["load"], dump.as_bytes());
+        assert!(said(&loaded).contains(told), "{}", said(&loaded));
+    }
+    assert_eq!(empty.line(&["get", "k/a"]), "many");
+    assert_eq!(empty.run(&["put", "k/b", "many"]).status.code(), Some(4), "without force it counts");
+    let batch = |query: &str| {
+        let body = br#"{"writes": [{"put": "k/b", "value": "many"}]}"#;
+        common::ask("POST", &format!("{}/v1/batch{query}", empty.http), &[], body).status
+    };
+    assert_eq!((batch(""), batch("?force=true")), (422, 200));
+}

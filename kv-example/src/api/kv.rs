@@ -132,7 +132,7 @@ pub(super) struct Wants {
     #[serde(default)]
     durable: bool,
     timeout: Option<String>,
-    /// Writes malformed definitions of flags.
+    /// Writes what does not satisfy its schema, and malformed definitions of flags.
     #[serde(default)]
     pub(super) force: bool,
     /// For counters alone.
@@ -286,12 +286,8 @@ async fn write(
 ) -> Result<impl IntoResponse, ApiError> {
     wants.without_by()?;
     let wait = wants.wait()?;
-    let verdict = app.check(&key, &value);
-    if !verdict.is_good() {
-        return Err(ApiError::schema(&key, verdict));
-    }
     if !wants.force {
-        app.check_put(&key, &value)?;
+        app.check_value(&key, &value)?;
     }
     let mut options = wants.options()?;
     if let Some(only_if) = condition(&headers)? {
