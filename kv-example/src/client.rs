@@ -266,6 +266,7 @@ impl Client {
         let current = said["stamp"].as_str().map(|stamp| format!(" (stamp {stamp})")).unwrap_or_default();
         let faults: String = said["errors"].as_array().into_iter().flatten().map(fault_line).collect();
         let failure = Failure::new(exit, format!("{}{current}; {}{faults}", text("error"), text("detail")));
+        let failure = failure.refusal(code);
         match code {
             "unauthorized" => failure.hint("give --token-file, or set TIDINGS_TOKEN"),
             "no_voters" => {

@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
+use std::sync::{Arc, Mutex};
 
 use common::{folder, relay, run_with_input, serve};
 
@@ -51,6 +52,14 @@ fn dump_that_fails_leaves_the_one_before() {
 }
 
 #[test]
+fn load_asks_whether_the_node_has_caught_up() {
+    let empty = serve("b", &["127.0.0.1:1"], &[]);
+    let refused = empty.run_with_input(&["load"], br#"{"counter": "c", "value": 100}"#);
+    assert!(refused.status.code() == Some(4) && said(&refused).contains("synced"), "{}", said(&refused));
+    assert_eq!(empty.line(&["counter", "get", "c"]), "0");
+}
+
+#[test]
 fn dump_with_values_beside_their_schema_is_loaded() {
     let (node, empty) = (serve("a", &[], &[]), serve("b", &[], &[]));
     node.line(&["put", "k/a", "many"]);
@@ -68,4 +77,32 @@ fn dump_with_values_beside_their_schema_is_loaded() {
         common::ask("POST", &format!("{}/v1/batch{query}", empty.http), &[], body).status
     };
     assert_eq!((batch(""), batch("?force=true")), (422, 200));
+}
+
+#[test]
+fn load_keeps_what_was_written_meanwhile() {
+    let node = serve("a", &[], &[]);
+    let (http, asked) = (node.http.clone(), Arc::new(Mutex::new(String::new())));
+    let note = asked.clone();
+    // Between the read of the key and its write.
+    let http = relay(&node, u64::MAX, move |part| {
+        note.lock().unwrap().push_str(part);
+        if part.starts_with("PUT /v1/kv/k%2Fx") || part.starts_with("PUT /v1/kv/k/x") {
+            assert!(run_with_input(&http, &["put", "k/x", "theirs"], b"").status.success());
+        }
+    });
+    let soon = 1_000 + std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64 + 3_600_000;
+    let input = format!(
+        r#"{{"key": "k/x", "value": "ours"}}
+           {{"key": "k/late", "value": "v", "expires_ms": {soon}}}
+           {{"key": "k/over", "value": "v", "expires_ms": 1}}
+           {{"set": "k/set", "element": "over", "expires_ms": 1}}"#
+    );
+    let loaded = run_with_input(&http, &["load", "--keep"], input.as_bytes());
+    assert!(said(&loaded).contains("1 entries written, 3 were there"), "{}", said(&loaded));
+    assert_eq!(node.line(&["get", "k/x"]), "theirs");
+    // The node decides by its own clock what is over.
+    let asked = asked.lock().unwrap();
+    assert!(asked.contains(&format!("expires_ms={soon}")) && !asked.contains("ttl="), "{asked}");
+    assert_eq!(node.line(&["list", "--keys-only"]), "k/late\nk/x");
 }
