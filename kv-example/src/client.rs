@@ -126,6 +126,11 @@ impl Target {
 }
 
 impl Client {
+    /// Whether the node has caught up. One that has just started may lack what its cluster holds.
+    pub(crate) fn ready(&self) -> Result<(), Failure> {
+        self.get("/readyz").map(drop)
+    }
+
     pub(crate) fn get(&self, path: &str) -> Result<Answer, Failure> {
         self.ask("GET", path, &[], &[])
     }
@@ -261,6 +266,7 @@ impl Client {
         let current = said["stamp"].as_str().map(|stamp| format!(" (stamp {stamp})")).unwrap_or_default();
         let faults: String = said["errors"].as_array().into_iter().flatten().map(fault_line).collect();
         let failure = Failure::new(exit, format!("{}{current}; {}{faults}", text("error"), text("detail")));
+        let failure = failure.refusal(code);
         match code {
             "unauthorized" => failure.hint("give --token-file, or set TIDINGS_TOKEN"),
             "no_voters" => {

@@ -41,11 +41,13 @@ pub(crate) struct Failure {
     code: u8,
     message: String,
     hint: Option<String>,
+    /// The node's code for why it refused.
+    refusal: Option<String>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { code: exit as u8, message: message.into(), hint: None }
+        Self { code: exit as u8, message: message.into(), hint: None, refusal: None }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -59,11 +61,21 @@ impl Failure {
     /// Ends as a command ended that was run.
     pub(crate) fn status(status: std::process::ExitStatus) -> Self {
         let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(Exit::Failed as u8);
-        Self { code, message: String::new(), hint: None }
+        Self { code, message: String::new(), hint: None, refusal: None }
     }
 
     pub(crate) fn is(&self, exit: Exit) -> bool {
         self.code == exit as u8
+    }
+
+    /// A node refused, with this code.
+    pub(crate) fn refusal(mut self, code: &str) -> Self {
+        self.refusal = Some(code.to_owned());
+        self
+    }
+
+    pub(crate) fn is_refusal(&self, code: &str) -> bool {
+        self.refusal.as_deref() == Some(code)
     }
 
     /// Where it happened.

@@ -145,6 +145,38 @@ fn values_are_edited_as_what_they_are() {
 }
 
 #[test]
+fn edits_that_are_too_large_as_bytes_stay_text() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    let text = "t".repeat(70_000);
+    assert!(a.run_with_input(&["put", "large", "-"], text.as_bytes()).status.success());
+    let page = Page::open(chromium, &folder("large"), &a.http);
+    let field = || {
+        let field =
+            page.eval("[sheet.field.kind, document.getElementById('d-value').value.length, drafts.size]");
+        field.as_array().unwrap().clone()
+    };
+    // What was not edited is shown as bytes, the first of them, and as text again.
+    page.choose("large");
+    page.select("d-kind", "hex");
+    page.shows("faults", "Only the first");
+    assert_eq!(field(), [json!("hex"), json!(65_536 * 3 - 1), json!(0)]);
+    page.select("d-kind", "text");
+    page.wait("document.getElementById('faults').hidden");
+    assert_eq!(field(), [json!("text"), json!(70_000), json!(0)]);
+    // What was edited stays.
+    let edited = format!("{text}, and more");
+    page.type_in("d-value", &edited);
+    page.select("d-kind", "hex");
+    page.shows("d-said", "can be edited as bytes");
+    assert_eq!(field(), [json!("text"), json!(edited.len()), json!(1)]);
+    page.click("d-put");
+    page.wait("sheet.said.startsWith('written') && !sheet.isSending && !drafts.size");
+    assert_eq!(a.line(&["get", "large"]), edited);
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
 fn a_time_to_live_is_kept_unless_it_is_changed() {
     let Some(chromium) = browser::program() else { return };
     let a = serve("a", &[], &[]);

@@ -171,6 +171,25 @@ fn listing_page_with_large_values_is_shorter_and_continues() {
 }
 
 #[test]
+fn history_with_large_values_is_cut_by_size() {
+    let node = serve("a", &[], &[]);
+    let value = "v".repeat(1_000_000);
+    for number in 0..12 {
+        assert_eq!(put(&node.http, &format!("/v1/kv/k/{number:02}"), value.as_bytes()).status, 200);
+    }
+    let reply = get(&node.http, "/v1/history");
+    let told = reply.json();
+    let keys: Vec<&str> =
+        told["events"].as_array().unwrap().iter().map(|event| event["key"].as_str().unwrap()).collect();
+    // The latest, up to the one that makes the answer as large as a page.
+    assert_eq!(keys, ["k/11", "k/10", "k/09", "k/08", "k/07"]);
+    assert!(told["is_cut"] == true && reply.body.len() < 6_000_000, "{} bytes", reply.body.len());
+    let one = get(&node.http, "/v1/history?prefix=k/03").json();
+    assert!(one["is_cut"] == false && one["events"][0]["value"] == value);
+    assert_eq!(get(&node.http, "/v1/history?limit=12&prefix=k/0").json()["is_cut"], true);
+}
+
+#[test]
 fn write_can_wait_for_others_and_values_expire() {
     let a = serve("a", &[], &[]);
     let b = serve("b", &[&a.addr], &[]);

@@ -252,6 +252,48 @@ fn command_runs_alone_and_ends_with_the_rendering() {
 }
 
 #[test]
+fn command_that_failed_is_run_again_at_the_next_start() {
+    let node = serve("a", &[], &[]);
+    let folder = folder("render-due");
+    let (template, ran) = (folder.join("in.j2"), folder.join("ran"));
+    fs::write(&template, "{{ a }}").unwrap();
+    node.line(&["put", "app/a", "1"]);
+    let count = format!("echo >> {}; test -e {}", ran.display(), folder.join("good").display());
+    for (name, words) in [("dir", vec![]), ("file", vec!["--template", template.to_str().unwrap()])] {
+        let out = folder.join(name);
+        let once = || once(&node, &[&words[..], &["--", "sh", "-c", &count]].concat(), &out).status.code();
+        assert_eq!((once(), once()), (Some(1), Some(1)), "the bytes are the same, and the command is run");
+        fs::write(folder.join("good"), "").unwrap();
+        assert_eq!((once(), once()), (Some(0), Some(0)));
+        assert_eq!(read(&folder, "ran").lines().count(), 3, "after it has succeeded it is not run again");
+        ["good", "ran"].iter().for_each(|name| fs::remove_file(folder.join(name)).unwrap());
+    }
+    assert!(!folder.join("dir/..command_due").exists() && !folder.join(".file.command_due").exists());
+}
+
+#[test]
+fn command_that_was_killed_is_run_again_at_the_next_start() {
+    let node = serve("a", &[], &[]);
+    let folder = folder("render-killed");
+    let (out, log) = (folder.join("out"), folder.join("log"));
+    node.line(&["put", "app/a", "1"]);
+    let mut rendering =
+        begin(&node.http, &["--", "sh", "-c", &format!("echo >> {}; exec sleep 600", log.display())], &out);
+    eventually("it runs", || read(&folder, "log") == "\n");
+    signal(rendering.0.id(), "TERM");
+    assert!(rendering.0.wait().unwrap().success());
+    let words = ["--", "sh", "-c", &format!("echo again >> {}", log.display())];
+    let _rendering = begin(&node.http, &words, &out);
+    eventually("it is run to its end", || {
+        read(&folder, "log") == "\nagain\n" && !out.join("..command_due").exists()
+    });
+    // In one process, a put of the same value is no reason to run it.
+    node.line(&["put", "app/a", "1"]);
+    node.line(&["put", "app/a", "2"]);
+    eventually("it is run for the change", || read(&folder, "log") == "\nagain\nagain\n");
+}
+
+#[test]
 fn template_makes_one_file() {
     let node = serve("a", &[], &[]);
     let folder = folder("render-template");

@@ -94,12 +94,8 @@ async fn write(
             Parsed::Delete(key, None) => writes.delete(key),
             Parsed::Delete(key, Some(only_if)) => writes.delete_if(key, only_if),
             Parsed::Put(key, value, options) => {
-                let verdict = app.check(&key, &value);
-                if !verdict.is_good() {
-                    return Err(ApiError::schema(&key, verdict));
-                }
                 if !wants.force {
-                    app.check_put(&key, &value)?;
+                    app.check_value(&key, &value)?;
                 }
                 writes.put_with(key, value, options)
             }

@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::{Entry, OnlyIf, PutOptions, Quorum, Receipt, Stamp};
+use tidings::{OnlyIf, PutOptions, Quorum, Receipt, Stamp};
 
 use super::{ApiError, App, AppState, Ask, At, WAIT_TIME, WAIT_TIME_MAX, page_limit, page_of, view};
 use crate::span;
@@ -102,21 +102,25 @@ async fn list(State(app): AppState, Ask(ask): Ask<List>) -> Result<Json<Value>, 
     let limit = page_limit(ask.limit)?;
     let rows = app.node.scan_page(&ask.prefix, ask.after.as_deref(), limit + 1);
     // An answer is built in memory, and has to arrive in a time.
-    let limit = if ask.values { limit.min(rows_of_values(&rows)) } else { limit };
+    let limit = if ask.values {
+        limit.min(rows_of_values(rows.iter().map(|entry| entry.value().len())))
+    } else {
+        limit
+    };
     let (rows, next) = page_of(rows, limit, |entry| entry.key().to_owned());
     let entries: Vec<Value> = rows.iter().map(|entry| view::entry(&app, entry, ask.values)).collect();
     Ok(Json(json!({ "entries": entries, "next": next })))
 }
 
-/// How many rows make a page with their values: one at least.
-fn rows_of_values(rows: &[Entry]) -> usize {
+/// How many rows make a page with values of these sizes: one at least.
+pub(super) fn rows_of_values(sizes: impl Iterator<Item = usize>) -> usize {
     let mut bytes = 0;
-    let fits = |entry: &&Entry| {
+    let fits = |size: &usize| {
         let fits = bytes < PAGE_BYTES_TARGET;
-        bytes += entry.value().len();
+        bytes += size;
         fits
     };
-    rows.iter().take_while(fits).count().max(1)
+    sizes.take_while(fits).count().max(1)
 }
 
 /// What a write asks for beyond itself.
@@ -132,7 +136,7 @@ pub(super) struct Wants {
     #[serde(default)]
     durable: bool,
     timeout: Option<String>,
-    /// Writes malformed definitions of flags.
+    /// Writes what does not satisfy its schema, and malformed definitions of flags.
     #[serde(default)]
     pub(super) force: bool,
     /// For counters alone.
@@ -286,12 +290,8 @@ async fn write(
 ) -> Result<impl IntoResponse, ApiError> {
     wants.without_by()?;
     let wait = wants.wait()?;
-    let verdict = app.check(&key, &value);
-    if !verdict.is_good() {
-        return Err(ApiError::schema(&key, verdict));
-    }
     if !wants.force {
-        app.check_put(&key, &value)?;
+        app.check_value(&key, &value)?;
     }
     let mut options = wants.options()?;
     if let Some(only_if) = condition(&headers)? {

@@ -137,6 +137,15 @@ impl App {
         tokio::task::block_in_place(|| self.schemas.check(&self.node, key, value))
     }
 
+    /// Refuses a value that does not satisfy its schema, or is a malformed definition of a flag.
+    fn check_value(&self, key: &str, value: &[u8]) -> Result<(), ApiError> {
+        let verdict = self.check(key, value);
+        if !verdict.is_good() {
+            return Err(ApiError::schema(key, verdict));
+        }
+        self.check_put(key, value)
+    }
+
     /// A place for one more stream.
     fn watcher(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = self.watchers.clone().try_acquire_owned();

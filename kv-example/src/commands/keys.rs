@@ -164,7 +164,7 @@ pub(crate) struct Put {
     /// Only if its value is the one written with this stamp (as this node sees it)
     #[arg(long, value_name = "STAMP")]
     if_stamp: Option<String>,
-    /// Also if it is the definition of a flag and malformed
+    /// Also if it does not satisfy its schema, or is a malformed definition of a flag
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -13,6 +13,7 @@ mod settings;
 mod transfer;
 mod voters;
 mod watch;
+mod whole;
 
 use std::process::Command as Process;
 

@@ -7,6 +7,7 @@
 //! A set of flags is asked of the node as a file, instead of being made of its keys: only the node knows the last good
 //! definition of a malformed flag.
 
+mod due;
 mod feed;
 mod file;
 mod names;
@@ -20,6 +21,7 @@ use clap::Args;
 use tokio::process::Child;
 use tokio::time::Instant;
 
+use self::due::Due;
 use self::feed::{FLAGS_FILE, Fed, Feed, Keys, Source};
 use self::file::OneFile;
 use self::template::Template;
@@ -51,7 +53,9 @@ With --flags the file is a set of flags in flagd's format, as the node has it in
 definition, if the node has seen one.
 
 The command is run after each change of a byte, never twice at a time, with TIDINGS_OUT in its environment. While it runs,
-changes wait. If it fails that is said, and rendering goes on. SIGTERM ends both.";
+changes wait. If it fails that is said, and rendering goes on. SIGTERM ends both. Until the command has succeeded for what
+is rendered, DIR/..command_due (beside one file .NAME.command_due) is there: render, started again, then runs it although no
+byte has changed.";
 
 /// Write the keys below a prefix as files, one file by a template, or a set of flags, whenever they change; then run a
 /// command
@@ -95,14 +99,31 @@ enum Output {
     Flags(OneFile),
 }
 
+impl Output {
+    fn due(&self) -> &Due {
+        match self {
+            Self::Tree(tree) => &tree.due,
+            Self::Template(template) => &template.out.due,
+            Self::Flags(file) => &file.due,
+        }
+    }
+}
+
 impl Render {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
-        let one_file = || OneFile::new(&self.out, self.mode);
+        let has_command = !self.command.is_empty();
+        let one_file = || {
+            let file = OneFile::new(&self.out, self.mode)?;
+            Ok::<_, Failure>(if has_command { file.with_command() } else { file })
+        };
         let output = match (&self.flags, &self.template) {
             (Some(_), _) => Output::Flags(one_file()?),
             (None, Some(template)) => Output::Template(Template::new(template, one_file()?)?),
-            (None, None) => Output::Tree(Tree::open(&self.out, self.mode)?),
+            (None, None) => {
+                let tree = Tree::open(&self.out, self.mode)?;
+                Output::Tree(if has_command { tree.with_command() } else { tree })
+            }
         };
         let source = match &self.flags {
             Some(set) => Source::Flags(set.clone()),
@@ -122,6 +143,9 @@ struct Rendering<'a> {
     /// When to render, and since when that has waited.
     due: Option<(Instant, Instant)>,
     child: Option<Child>,
+    /// The command is to be run although no byte changes: a process before did not get so far, or this one failed on its
+    /// way from the bytes to the command.
+    is_command_due: bool,
     /// What was left out last, and why the node is not followed.
     left_out: Vec<String>,
     lost: String,
@@ -132,7 +156,8 @@ impl<'a> Rendering<'a> {
     fn new(render: &'a Render, output: Output) -> Result<Self, Failure> {
         let end = End::new()?;
         let (keys, left_out, lost) = (Keys::default(), Vec::new(), String::new());
-        Ok(Self { render, output, keys, due: None, child: None, left_out, lost, end })
+        let is_command_due = output.due().is_noted();
+        Ok(Self { render, output, keys, due: None, child: None, is_command_due, left_out, lost, end })
     }
 
     async fn run(mut self, mut feed: Feed) -> Result<(), Failure> {
@@ -182,7 +207,7 @@ impl<'a> Rendering<'a> {
         }
     }
 
-    /// Renders, and begins the command if a byte has changed.
+    /// Renders, and begins the command if a byte has changed, or it was not run for the last change.
     fn render_now(&mut self) -> Result<(), Failure> {
         let named = names::named(&self.render.prefix, self.keys.now());
         if named.left_out != self.left_out {
@@ -195,10 +220,13 @@ impl<'a> Rendering<'a> {
             Output::Flags(file) => file.write(named.files.get(FLAGS_FILE).copied().unwrap_or_default()),
         };
         match rendered {
-            Ok(true) if !self.render.command.is_empty() => self.begin_command(),
+            Ok(is_changed) if !self.render.command.is_empty() && (is_changed || self.is_command_due) => {
+                self.begin_command()
+            }
             Ok(_) => Ok(()),
             Err(failure) if self.render.once => Err(failure),
             Err(failure) => {
+                self.is_command_due = self.output.due().is_noted();
                 eprintln!("tidings: {failure}; what was rendered before stays");
                 let now = Instant::now();
                 self.due = Some((now + RETRY_PAUSE, now + RETRY_PAUSE));
@@ -208,6 +236,7 @@ impl<'a> Rendering<'a> {
     }
 
     fn begin_command(&mut self) -> Result<(), Failure> {
+        self.is_command_due = false;
         let out = self.render.out.to_string_lossy();
         let command = process(&self.render.command, &[("TIDINGS_OUT", &out)]);
         match tokio::process::Command::from(command).kill_on_drop(true).spawn() {
@@ -219,7 +248,10 @@ impl<'a> Rendering<'a> {
 
     fn command_ended(&self, status: std::io::Result<std::process::ExitStatus>) -> Result<(), Failure> {
         match status {
-            Ok(status) if status.success() => Ok(()),
+            Ok(status) if status.success() => {
+                let cleared = self.output.due().clear();
+                cleared.or_else(|error| self.failed(Failure::file(&self.render.out, &error)))
+            }
             Ok(status) if self.render.once => Err(Failure::status(status)),
             Ok(status) => {
                 let error = format!("\"{}\" ended with {status}; the files stay", self.render.command[0]);

@@ -9,10 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::keys::{for_each_page, for_each_row, value_of};
-use crate::client::{Client, Target, quoted};
+use super::whole;
+use crate::client::{Answer, Client, Target, quoted};
 use crate::exit::{Exit, Failure};
 
-/// Expiries that differ by no more are the same: a node is told the time that is left, and that takes a while.
+/// Expiries that differ by no more are the same: a node counts the time that is left from when it writes.
 const EXPIRY_SLACK_MS: u64 = 1_000;
 
 /// A bar on the standard error, where people see it.
@@ -31,7 +32,7 @@ pub(crate) struct Dump {
     /// Only keys, sets and counters whose names begin like this
     #[arg(default_value = "")]
     prefix: String,
-    /// Where to write; without it on the standard output
+    /// Where to write; without it on the standard output. A file that is there is replaced once the dump is whole
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -41,15 +42,17 @@ pub(crate) struct Dump {
 impl Dump {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
-        let mut out: Box<dyn Write> = match &self.out {
-            Some(path) => {
-                let file = crate::private(File::options().write(true).create(true).truncate(true)).open(path);
-                Box::new(BufWriter::new(file.map_err(|error| Failure::file(path, &error))?))
-            }
-            None => Box::new(BufWriter::new(io::stdout().lock())),
-        };
+        // What a node lacks that has just started would be missing in the dump.
+        client.ready()?;
+        match &self.out {
+            Some(path) => whole::replace(path, |out| self.dump(&client, out)),
+            None => self.dump(&client, &mut BufWriter::new(io::stdout().lock())),
+        }
+    }
+
+    fn dump(&self, client: &Client, out: &mut dyn Write) -> Result<(), Failure> {
         let bar = bar(None, "{spinner} {human_pos} keys, {per_sec}");
-        for_each_page(&client, &self.prefix, true, usize::MAX, |entries| {
+        for_each_page(client, &self.prefix, true, usize::MAX, |entries| {
             for entry in entries {
                 let mut line = written(entry, json!({ "key": entry["key"] }));
                 if entry["conflicts"].as_u64() > Some(0) {
@@ -64,10 +67,10 @@ impl Dump {
             Ok(true)
         })?;
         let keys = bar.position();
-        let elements = self.dump_sets(&client, &mut out)?;
+        let elements = self.dump_sets(client, out)?;
         let mut counters = 0;
         let path = format!("/v1/counters?prefix={}", quoted(&self.prefix));
-        for_each_row(&client, &path, "counters", |counter| {
+        for_each_row(client, &path, "counters", |counter| {
             counters += 1;
             Ok(writeln!(out, "{}", json!({ "counter": counter["name"], "value": counter["value"] }))?)
         })?;
@@ -124,6 +127,8 @@ pub(crate) struct Load {
 impl Load {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let client = self.target.client()?;
+        // A node that has just started may lack what its cluster holds: a counter would be stepped twice.
+        client.ready()?;
         let failed = |error: &io::Error| match &self.file {
             Some(path) => Failure::file(path, error),
             None => Failure::new(Exit::Failed, format!("standard input: {error}")),
@@ -192,7 +197,6 @@ impl Load {
 
     /// Whether there was anything to be written.
     fn put(&self, client: &Client, key: &str, line: &Value, value: &[u8]) -> Result<bool, Failure> {
-        let Some(query) = ttl(line) else { return Ok(false) };
         let path = format!("/v1/kv/{}", quoted(key));
         let there = client.get(&format!("{path}?meta=true"))?;
         if there.is_found() {
@@ -201,22 +205,19 @@ impl Load {
                 return Ok(false);
             }
         }
+        let only_if: &[_] = if self.keep { &[("if-none-match", "*".to_owned())] } else { &[] };
         // A dump may hold what was written by force, or by a program that does not look.
-        let sign = if query.is_empty() { '?' } else { '&' };
-        client.ask("PUT", &format!("{path}{query}{sign}force=true"), &[], value)?;
-        Ok(true)
+        is_written(client.ask("PUT", &format!("{path}?force=true{}", expiry(line)), only_if, value))
     }
 
     /// Adds an element to a set. Returns whether there was anything to be written.
     fn add(&self, client: &Client, set: &str, element: &str, line: &Value) -> Result<bool, Failure> {
-        let Some(query) = ttl(line) else { return Ok(false) };
         let path = format!("/v1/sets/{}/{}", quoted(set), quoted(element));
         let there = client.get(&path)?;
         if there.is_found() && (self.keep || ends_alike(&there.json()?, line)) {
             return Ok(false);
         }
-        client.ask("PUT", &format!("{path}{query}"), &[], &[])?;
-        Ok(true)
+        is_written(client.ask("PUT", &format!("{path}?{}", expiry(line)), &[], &[]))
     }
 
     /// Steps a counter to a value. Returns whether it stood elsewhere.
@@ -252,10 +253,16 @@ fn ends_alike(there: &Value, line: &Value) -> bool {
     is_same && there["ephemeral"] != true
 }
 
-/// The time that is left, as the parameter of a write. `None`: it is over.
-fn ttl(line: &Value) -> Option<String> {
-    let Some(expires_ms) = line["expires_ms"].as_u64() else { return Some(String::new()) };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let left = expires_ms.checked_sub(now.as_millis() as u64).filter(|left| *left > 0)?;
-    Some(format!("?ttl={left}ms"))
+/// When a line expires, as a parameter of a write. The node decides by its own clock whether that is over.
+fn expiry(line: &Value) -> String {
+    line["expires_ms"].as_u64().map(|at| format!("&expires_ms={at}")).unwrap_or_default()
+}
+
+/// Whether a write was done: not what has expired, nor under a condition what somebody else wrote meanwhile.
+fn is_written(answer: Result<Answer, Failure>) -> Result<bool, Failure> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.is_refusal("expired") || failure.is_refusal("condition") => Ok(false),
+        Err(failure) => Err(failure),
+    }
 }

@@ -216,16 +216,22 @@ $("d-life").onchange = () => typed(one => { one.life = $("d-life").value; if (on
 $("d-kind").onchange = () => changeKind($("d-kind").value);
 // Shows the same bytes in another way.
 function changeKind(kind) {
-  const body = bodyOf(sheet.field), bytes = typeof body === "string" ? new TextEncoder().encode(body) : body;
-  const isUntouched = sheet.field.text === sheet.original;
-  const isChanged = !!bytes && sheet.field.isWhole && (kind === "hex" || fitsField(textOf(bytes)));
-  if (isChanged) {
+  const { field, filled } = sheet, isUntouched = field.text === sheet.original;
+  // The field may show the beginning of a value alone.
+  const body = isUntouched && filled ? bytesOf(filled) : bodyOf(field);
+  const bytes = typeof body === "string" ? new TextEncoder().encode(body) : body;
+  let fault = "";
+  if (!bytes) fault = "The text is not complete hexadecimal or JSON yet.";
+  else if (kind === "hex" && !isUntouched && bytes.length > HEX_BYTES_MAX) fault = "At most " + size(HEX_BYTES_MAX) + " can be edited as bytes. What is typed is larger and stays as it is.";
+  else if (kind !== "hex" && !fitsField(textOf(bytes))) fault = "These bytes are no text that a field can hold.";
+  if (!fault) {
     sheet.field = shownAs(bytes, kind);
     sheet.isKindChosen = true;
     if (isUntouched) sheet.original = sheet.field.text;
   }
   typed(() => {});
-  if (!isChanged) put($("d-said"), bytes ? "These bytes are no text that a field can hold." : "The text is not complete hexadecimal or JSON yet.");
+  sheet.said = fault;
+  put($("d-said"), fault);
 }
 $("d-close").onclick = closeSheet;
 $("fresh").onclick = openBlank;

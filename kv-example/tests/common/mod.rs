@@ -4,10 +4,13 @@
 
 pub mod browser;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::thread;
 
 use serde_json::Value;
 use tidings_proptest::nodes::GUARD;
@@ -227,4 +230,35 @@ pub fn lines(url: &str, last: Option<&str>) -> impl Iterator<Item = String> + us
         request = request.header("last-event-id", last);
     }
     BufReader::new(request.call().unwrap().into_body().into_reader()).lines().map(|line| line.unwrap())
+}
+
+/// A relay before the API of a node, which ends with the test's process. It passes requests on after `seen` was called with
+/// each part of them, and of the answers on one connection so many bytes. Returns its address.
+pub fn relay(node: &Running, answer_bytes_max: u64, seen: impl Fn(&str) + Send + Sync + 'static) -> String {
+    let to = node.http.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let http = format!("http://{}", listener.local_addr().unwrap());
+    let seen = Arc::new(seen);
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut node) = (client.unwrap(), TcpStream::connect(&to).unwrap());
+            let (mut answers, mut back) = (node.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || {
+                _ = io::copy(&mut (&mut answers).take(answer_bytes_max), &mut back);
+                _ = back.shutdown(Shutdown::Both);
+            });
+            let seen = seen.clone();
+            thread::spawn(move || {
+                let mut part = [0; 4_096];
+                while let Ok(bytes @ 1..) = client.read(&mut part) {
+                    seen(&String::from_utf8_lossy(&part[..bytes]));
+                    if node.write_all(&part[..bytes]).is_err() {
+                        return;
+                    }
+                }
+                _ = node.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    http
 }

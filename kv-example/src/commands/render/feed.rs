@@ -129,8 +129,7 @@ fn pass_on(
 
 /// A node that has just started may lack what its cluster holds: that must not be taken for deleted.
 fn ready(client: &Client) -> Result<(), Failure> {
-    let answer = client.get("/readyz").map(drop);
-    answer.map_err(|failure| Failure::new(Exit::Unreachable, failure.to_string()))
+    client.ready().map_err(|failure| Failure::new(Exit::Unreachable, failure.to_string()))
 }
 
 /// How far the stream was read.

@@ -21,7 +21,7 @@ const STEPS_MAX: u64 = 10_000_000;
 
 pub(super) struct Template {
     source: PathBuf,
-    out: OneFile,
+    pub(super) out: OneFile,
 }
 
 impl Template {

@@ -4,6 +4,7 @@
 //! DIR/..tidings-18f2a3c4d5e6   the files of one state
 //! DIR/..data                   a link to it; to replace this link is the one step
 //! DIR/name                     a link to ..data/name
+//! DIR/..command_due            there while the command has not succeeded for what is in force
 //! ```
 //!
 //! Whoever reads several files that belong together resolves `..data` once and reads below the directory it leads to. The
@@ -11,16 +12,18 @@
 //! on the disk. A reader that is in it then finds no file and reads again; it never finds that of another state. The same
 //! may happen to a reader of a link while it is being followed.
 //!
-//! What a process leaves that was killed on its way is a directory that nothing links to: it is removed at the next
-//! write. Nothing here follows a link: files are made in a directory that is new.
+//! A state that cannot be written whole is removed at once. What a process leaves that was killed on its way is a directory
+//! that nothing links to: it is removed before the next write, which may need its space. Nothing here follows a link: files are made in a directory that is new.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::due::Due;
 use crate::exit::{Exit, Failure};
 
 /// The link that is replaced, its next state, and how the directories of states begin.
@@ -29,10 +32,12 @@ const DATA_NEXT: &str = "..data_next";
 const STATE: &str = "..tidings-";
 /// Held while a process writes here.
 const LOCK: &str = "..lock";
+const COMMAND_DUE: &str = "..command_due";
 
 pub(super) struct Tree {
     dir: PathBuf,
     mode: u32,
+    pub(super) due: Due,
     _lock: File,
 }
 
@@ -49,7 +54,13 @@ impl Tree {
             let error = format!("{} is rendered by another process; nothing was written", dir.display());
             Failure::new(Exit::Failed, error)
         })?;
-        Ok(Self { dir, mode, _lock: lock })
+        Ok(Self { dir, mode, due: Due::default(), _lock: lock })
+    }
+
+    /// Remembers in the directory that a command is to be run.
+    pub(super) fn with_command(mut self) -> Self {
+        self.due = Due::at(self.dir.join(COMMAND_DUE));
+        self
     }
 
     /// Makes the files the state of the directory. Returns whether a byte of it has changed.
@@ -62,10 +73,12 @@ impl Tree {
             Some(state) => !self.is_same(state, files),
             None => true,
         };
+        self.remove_states(in_force.as_deref()).map_err(failed)?;
         if is_changed {
-            self.replace(files).map_err(failed)?;
+            self.due.note().and_then(|()| self.replace(files)).map_err(failed)?;
+            self.remove_states(self.in_force()?.as_deref()).map_err(failed)?;
         }
-        self.link(&tops).and_then(|()| self.clean(&tops)).map_err(failed)?;
+        self.link(&tops).and_then(|()| self.unlink(&tops)).map_err(failed)?;
         Ok(is_changed)
     }
 
@@ -108,7 +121,15 @@ impl Tree {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!("{STATE}{:x}", now.as_nanos());
         let state = self.dir.join(&name);
-        self.make_directory(&state)?;
+        let placed = self.fill(&state, files).and_then(|()| self.put_in_force(&name));
+        if placed.is_err() {
+            _ = fs::remove_dir_all(&state);
+        }
+        placed.and_then(|()| File::open(&self.dir)?.sync_all())
+    }
+
+    fn fill(&self, state: &Path, files: &BTreeMap<&str, &[u8]>) -> io::Result<()> {
+        self.make_directory(state)?;
         for (path, value) in files {
             let path = state.join(path);
             let parents = path.ancestors().skip(1).take_while(|parent| *parent != state);
@@ -119,12 +140,14 @@ impl Tree {
             file.set_permissions(Permissions::from_mode(self.mode))?;
             file.sync_all()?;
         }
-        File::open(&state)?.sync_all()?;
+        File::open(state)?.sync_all()
+    }
+
+    fn put_in_force(&self, name: &str) -> io::Result<()> {
         let next = self.dir.join(DATA_NEXT);
         _ = fs::remove_file(&next);
-        symlink(&name, &next)?;
-        fs::rename(&next, self.dir.join(DATA))?;
-        File::open(&self.dir)?.sync_all()
+        symlink(name, &next)?;
+        fs::rename(&next, self.dir.join(DATA))
     }
 
     /// Whoever may read the files may enter the directory.
@@ -144,20 +167,29 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes links to what there is no more, and states that are not in force.
-    fn clean(&self, tops: &BTreeSet<&str>) -> io::Result<()> {
-        let in_force = fs::read_link(self.dir.join(DATA))?;
-        for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path();
+    /// Removes links to what there is no more.
+    fn unlink(&self, tops: &BTreeSet<&str>) -> io::Result<()> {
+        let name = |path: &PathBuf| path.file_name().and_then(OsStr::to_str).map(str::to_owned);
+        let is_wanted = |path: &PathBuf| name(path).is_some_and(|name| tops.contains(&*name));
+        let gone = |path: &PathBuf| !is_wanted(path) && is_own_link(path);
+        self.paths()?.into_iter().filter(gone).try_for_each(fs::remove_file)
+    }
+
+    /// Removes states that are not in force, and the link to one that did not come into force.
+    fn remove_states(&self, in_force: Option<&Path>) -> io::Result<()> {
+        for path in self.paths()? {
             let Some(name) = path.file_name() else { continue };
-            let is_wanted = name.to_str().is_some_and(|name| tops.contains(name));
-            if is_state(Path::new(name)) && *name != *in_force {
+            if is_state(Path::new(name)) && Some(&*path) != in_force {
                 fs::remove_dir_all(&path)?;
-            } else if !is_wanted && is_own_link(&path) || *name == *DATA_NEXT {
+            } else if *name == *DATA_NEXT {
                 fs::remove_file(&path)?;
             }
         }
         Ok(())
+    }
+
+    fn paths(&self) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.path())).collect()
     }
 }
 
@@ -293,6 +325,29 @@ mod tests {
             assert!(seen.whole > 100 && seen.states > 100, "few reads: {seen:?}");
         }
         assert_eq!(fs::read(dir.join("a")).unwrap(), content(SWAPS + 1));
+    }
+
+    #[test]
+    fn state_that_cannot_be_written_leaves_nothing() {
+        let folder = folder();
+        let tree = Tree::open(&folder.0, 0o644).unwrap();
+        assert!(tree.write(&[("a", &b"1"[..])].into()).unwrap());
+        let names = || {
+            let names = tree.paths().unwrap().into_iter();
+            names.map(|path| path.file_name().unwrap().to_owned()).collect::<BTreeSet<_>>()
+        };
+        let before = names();
+        // The second file has a name that no system takes.
+        let long = "n".repeat(256);
+        for _ in 0..3 {
+            assert!(tree.write(&[("a", &b"2"[..]), (&long, &b"2"[..])].into()).is_err());
+            assert_eq!(names(), before);
+        }
+        assert_eq!(fs::read(folder.at("a")).unwrap(), b"1");
+        // What a killed process left is gone before the next state is written.
+        fs::create_dir(folder.at("..tidings-1")).unwrap();
+        assert!(tree.write(&[("a", &b"2"[..]), (&long, &b"2"[..])].into()).is_err());
+        assert_eq!(names(), before);
     }
 
     #[test]
