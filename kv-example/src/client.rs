@@ -13,7 +13,7 @@ use ureq::{Agent, Body};
 
 use crate::api::tls;
 use crate::exit::{Exit, Failure};
-use crate::{span, table};
+use crate::{files, span, table};
 
 /// The largest answer that is read in one go; a page of a listing with large values is the largest there is.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
@@ -95,7 +95,7 @@ pub(crate) struct Stream {
 impl Target {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let token = match &self.token_file {
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?),
+            Some(path) => Some(files::any_text(path, files::SETTINGS_BYTES_MAX)?),
             None => std::env::var("TIDINGS_TOKEN").ok(),
         };
         let base = self.node.trim_end_matches('/');

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod demo;
 mod exit;
+mod files;
 mod flags;
 mod floor;
 mod process;

@@ -1,7 +1,6 @@
 //! What `serve` is told, by flags, by the environment, or by a file, in this order of precedence.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use tidings::{Config, Durability, OnCorruption, Security, SecurityError};
 
 use crate::api::{ConnectionLimits, Origins, Tokens};
 use crate::exit::Failure;
+use crate::files;
 
 /// Connections that are served at a time, unless told otherwise.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -235,7 +235,7 @@ const READ_TOKEN_VARIABLE: &str = "TIDINGS_READ_TOKEN";
 impl Settings {
     /// Fills what flags and environment leave open from a file.
     pub(crate) fn or_file(self, path: &Path) -> Result<Self, Failure> {
-        let text = fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+        let text = files::regular_text(path, files::SETTINGS_BYTES_MAX)?;
         let file: Self = toml::from_str(&text).map_err(|error| not_understood(path, &text, &error))?;
         if file.secret.is_some() || file.token.is_some() || file.read_token.is_some() {
             check_private(path)?;
@@ -379,7 +379,7 @@ impl Settings {
     /// The names of the nodes that may connect, if they are limited.
     pub(crate) fn cluster_names(&self) -> Result<Option<Vec<String>>, Failure> {
         let Some(path) = &self.cluster_names_file else { return Ok(None) };
-        let text = fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+        let text = files::regular_text(path, files::SETTINGS_BYTES_MAX)?;
         let names: Vec<String> =
             text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
         if names.is_empty() {
@@ -568,7 +568,7 @@ fn secret_text(variable: &str, file: Option<&Path>, own: Option<&Hidden>) -> Res
     // A file can be read again on SIGHUP and is not inherited by child processes: it goes first.
     if let Some(path) = file {
         check_private(path)?;
-        return fs::read_to_string(path).map(Some).map_err(|error| Failure::file(path, &error));
+        return files::regular_text(path, files::SETTINGS_BYTES_MAX).map(Some);
     }
     match std::env::var(variable) {
         Ok(text) => Ok(Some(text)),
@@ -583,7 +583,7 @@ fn secret_text(variable: &str, file: Option<&Path>, own: Option<&Hidden>) -> Res
 #[cfg(unix)]
 pub(crate) fn check_private(path: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = fs::metadata(path).map_err(|error| Failure::file(path, &error))?.permissions().mode();
+    let mode = std::fs::metadata(path).map_err(|error| Failure::file(path, &error))?.permissions().mode();
     if mode & 0o027 != 0 {
         let message =
             format!("{} can be read or changed by others (mode {:03o})", path.display(), mode & 0o777);

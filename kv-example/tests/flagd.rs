@@ -104,6 +104,22 @@ async fn sets_are_served_over_tls_and_not_in_plain_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metadata_and_shared_rules_alone_are_sent() {
+    let (node, port) = serve_sets("a", &[], &[]);
+    let mut stream = follow(connect(&port, None).await.unwrap(), "default").await.unwrap();
+    let mut next = async || -> Value {
+        let message = tokio::time::timeout(GUARD, stream.message()).await.expect("a state comes").unwrap();
+        serde_json::from_str(&message.expect("the stream goes on").flag_configuration).unwrap()
+    };
+    assert_eq!(next().await, json!({"flags": {}}));
+    put(&node, "flags/default/$metadata", br#"{"owner": "shop"}"#);
+    assert_eq!(next().await, json!({"flags": {}, "metadata": {"owner": "shop"}}));
+    put(&node, "flags/default/$evaluators", br#"{"all": true}"#);
+    let both = json!({"flags": {}, "metadata": {"owner": "shop"}, "$evaluators": {"all": true}});
+    assert_eq!(next().await, both);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn node_without_its_cluster_serves_what_it_kept() {
     // A seed that never answers.
     let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

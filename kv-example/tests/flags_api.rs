@@ -268,7 +268,7 @@ fn evaluations_of_single_flags_are_reported_and_others_not() {
 }
 
 #[test]
-fn malformed_definitions_are_put_by_force_alone() {
+fn malformed_flags_are_named_by_checks_and_put_by_force_alone() {
     let node = serve("a", &[], &[]);
     let url = |key: &str| format!("{}/v1/kv/{key}", node.http);
     let batch = |query: &str, value: &str| {
@@ -286,6 +286,8 @@ fn malformed_definitions_are_put_by_force_alone() {
         let refused = ask("PUT", &url(key), &[], value.as_bytes());
         assert_eq!((refused.status, &refused.json()["code"]), (422, &json!("definition")), "{key} {value}");
         assert!(refused.json()["errors"][0]["message"].is_string());
+        let checked = ask("POST", &format!("{}/v1/check/{key}", node.http), &[], value.as_bytes());
+        assert_eq!((checked.status, &checked.json()["errors"]), (200, &refused.json()["errors"]), "{key}");
         assert_eq!(ask("GET", &url(key), &[], b"").status, 404, "nothing was written");
     }
     assert_eq!(batch("", "{").status, 422);
@@ -302,6 +304,8 @@ fn malformed_definitions_are_put_by_force_alone() {
         ("flags/default/b", refers),
         ("flags/default/c", r#"{"state": "ENABLED", "variants": {"a": 1, "b": "y"}}"#),
     ] {
+        let checked = ask("POST", &format!("{}/v1/check/{key}", node.http), &[], value.as_bytes());
+        assert_eq!(checked.json()["errors"], json!([]), "{key}");
         assert_eq!(ask("PUT", &url(key), &[], value.as_bytes()).status, 200, "{key}");
     }
     let not_here = ask("POST", &format!("{}/v1/counters/c?force=true", node.http), &[], b"");

@@ -331,6 +331,17 @@ fn is_told(node: &Running, lines: &mut impl Iterator<Item = String>, change: imp
 }
 
 #[test]
+fn stream_tells_of_metadata_of_a_set_without_usable_flags() {
+    let node = serve("a", &[], &[]);
+    let mut lines = common::lines(&format!("{}/ofrep/v1/events", node.http), None);
+    next_event(&mut lines);
+    is_told(&node, &mut lines, || put(&node, "flags/default/$metadata", r#"{"version": "v12"}"#));
+    is_told(&node, &mut lines, || put(&node, "flags/default/bad", r#"{"state": "ENABLED"}"#));
+    is_told(&node, &mut lines, || put(&node, "flags/default/$metadata", r#"{"version": "v13"}"#));
+    assert_eq!(all(&node, &[], &json!({})).json()["metadata"]["version"], "v13");
+}
+
+#[test]
 fn stream_tells_of_flags_that_no_file_holds() {
     let refers =
         r#"{"state": "ENABLED", "variants": {"on": true}, "targeting": {"if": [{"$ref": "all"}, "on"]}}"#;

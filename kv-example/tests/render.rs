@@ -320,7 +320,7 @@ fn template_makes_one_file() {
     std::os::unix::fs::symlink(&other, &round).unwrap();
     std::os::unix::fs::symlink(&round, &other).unwrap();
     for (wrong, reason) in
-        [(&round, "symbolic links"), (&folder, "directory"), (&folder.join("none"), "No such file")]
+        [(&round, "symbolic links"), (&folder, "no regular file"), (&folder.join("none"), "No such file")]
     {
         let failed = once(&node, &["--template", wrong.to_str().unwrap()], &out);
         let said = said(&failed);

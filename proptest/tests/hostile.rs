@@ -45,6 +45,13 @@ async fn certificate_files_are_checked_and_reloaded() {
     std::fs::write(&certificate, "no certificate").unwrap();
     let broken = security.reload().unwrap_err();
     assert!(matches!(&broken, SecurityError::File { path, .. } if path.ends_with("a.pem")), "{broken}");
+    // So is what is no file, or far too large for one with certificates.
+    std::fs::remove_file(&certificate).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&certificate).status().unwrap().success());
+    assert!(security.reload().unwrap_err().to_string().contains("no regular file"));
+    std::fs::remove_file(&certificate).unwrap();
+    std::fs::File::create(&certificate).unwrap().set_len((16 << 20) + 1).unwrap();
+    assert!(security.reload().unwrap_err().to_string().contains("more than 16777216 bytes"));
     assert_eq!(a.status().peers.len(), 1);
     // After the change of authority the old link is closed, and a node of the new authority is let in.
     authority.replace(&stranger, "a");

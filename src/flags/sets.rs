@@ -120,6 +120,11 @@ pub(super) fn file_of(set: Option<&Arc<FlagSet>>) -> Arc<str> {
 /// All sets by their names.
 pub(super) type FlagSets = BTreeMap<Arc<str>, Arc<FlagSet>>;
 
+/// Whether what the flags of a set share, or what it says of itself, differs in another state of it.
+pub(super) fn is_common_changed(before: Option<&Arc<FlagSet>>, after: Option<&Arc<FlagSet>>) -> bool {
+    before.unwrap_or(&NO_FLAGS).common != after.unwrap_or(&NO_FLAGS).common
+}
+
 /// The flags of a set that are not alike in another state of it, in the order of their names.
 pub(super) fn changed(before: Option<&Arc<FlagSet>>, after: Option<&Arc<FlagSet>>) -> Vec<Arc<str>> {
     let (before, after) = (before.unwrap_or(&NO_FLAGS), after.unwrap_or(&NO_FLAGS));

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use futures_core::Stream;
 use serde::{Serialize, Serializer};
 
-use super::sets::{FlagSet, FlagSets, changed};
+use super::sets::{FlagSet, FlagSets, changed, is_common_changed};
 use crate::error::Rejected;
 use crate::typed::{self, LiveState};
 
@@ -145,7 +145,8 @@ pub enum FlagsEvent {
     /// The node has not caught up with a peer since the flags were started. They come from what this node holds, from an
     /// earlier run or from the program.
     Stale,
-    /// These flags have other definitions now, are new or are gone, in the order of their names.
+    /// These flags have other definitions now, are new or are gone, in the order of their names. Without a name: only the
+    /// metadata of the set, or the rules that its flags share, are others now.
     Changed(#[serde(serialize_with = "write_names")] Vec<Arc<str>>),
     /// The node is closed. The flags stay as they are, and no further event comes.
     Closed,
@@ -190,8 +191,9 @@ impl FlagsEvents {
         };
         let now = self.shared.sets().get(&self.set).cloned();
         let flags = changed(self.seen.as_ref(), now.as_ref());
+        let is_common_changed = is_common_changed(self.seen.as_ref(), now.as_ref());
         self.seen = now;
-        if !flags.is_empty() {
+        if !flags.is_empty() || is_common_changed {
             return Some(FlagsEvent::Changed(flags));
         }
         if self.seen_state == Some(state) {

@@ -12,6 +12,7 @@ mod engine;
 #[cfg(feature = "durable")]
 mod follow;
 pub(in crate::node) mod link;
+mod read;
 #[cfg(any(feature = "durable", feature = "json"))]
 mod replace;
 #[cfg(feature = "durable")]
@@ -19,6 +20,7 @@ mod snapshot;
 
 #[cfg(feature = "durable")]
 pub(in crate::node) use follow::{attach, open};
+pub(in crate::node) use read::read_file;
 #[cfg(any(feature = "durable", feature = "json"))]
 pub(in crate::node) use replace::replace_file;
 #[cfg(feature = "durable")]

@@ -1,4 +1,4 @@
-//! Values and their schemas: `/v1/check`. Nothing is written here.
+//! Values, their schemas and flags: `/v1/check`. Nothing is written here.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,13 +16,15 @@ pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/check", get(list)).route("/v1/check/{*key}", post(check))
 }
 
-/// What would be wrong with a value for a key.
+/// What would be wrong with a value for a key: by its schema, and as a flag. The messages are those of a write.
 async fn check(
     State(app): AppState,
     At(key): At<String>,
     ValueBody(value): ValueBody,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(app.check(&key, &value).view()))
+    let mut verdict = app.check(&key, &value);
+    verdict.faults.extend(app.flag_fault(&key, &value));
+    Ok(Json(verdict.view()))
 }
 
 #[derive(Deserialize)]

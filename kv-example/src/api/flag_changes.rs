@@ -259,14 +259,15 @@ impl App {
     /// Refuses a malformed definition that is put under its key, as any other value is. What is evaluated although flagd's
     /// schema does not allow it is taken.
     pub(super) fn check_put(&self, key: &str, value: &[u8]) -> Result<(), ApiError> {
+        self.flag_fault(key, value).map_or(Ok(()), |fault| Err(ApiError::malformed(key, fault)))
+    }
+
+    /// Why a value that is put under this key is a malformed definition. `None`: it is none, or not under a key of flags.
+    pub(super) fn flag_fault(&self, key: &str, value: &[u8]) -> Option<Fault> {
         let is_flag = |rest: &str| rest.contains('/') && !rest.ends_with(SCHEMA_SUFFIX);
-        if !key.strip_prefix(&self.flags_prefix).is_some_and(is_flag) {
-            return Ok(());
-        }
-        let checked = tokio::task::block_in_place(|| tidings::flags::check(key, value));
-        checked.map_err(|fault| {
-            ApiError::malformed(key, Fault { path: String::new(), message: fault.error.to_string() })
-        })
+        key.strip_prefix(&self.flags_prefix).filter(|rest| is_flag(rest))?;
+        let fault = tokio::task::block_in_place(|| tidings::flags::check(key, value)).err()?;
+        Some(Fault { path: String::new(), message: fault.error.to_string() })
     }
 
     /// What is wrong with a definition as a flag, and by the schema that is for its key.

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::listen::Protocol;
 use crate::exit::{Exit, Failure};
+use crate::files;
 
 /// The certificate that the API presents. It is replaced as a whole, for connections from then on.
 pub(crate) struct Tls {
@@ -30,14 +31,14 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 
 /// All certificates of a PEM file, at least one.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let pem = files::regular(path, files::SETTINGS_BYTES_MAX)?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|error| unread(path, &error))?;
     if found.is_empty() { Err(unfit(path, "it holds no certificate")) } else { Ok(found) }
 }
 
 fn unread(path: &Path, error: &pem::Error) -> Failure {
     match error {
-        pem::Error::Io(error) => Failure::file(path, error),
         // The text of other errors may hold what stands in the file.
         pem::Error::NoItemsFound => unfit(path, "it holds no private key"),
         _ => unfit(path, "it is not of the form PEM"),
@@ -77,7 +78,8 @@ impl Tls {
 fn config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Failure> {
     crate::settings::check_private(key)?;
     let chain = certificates(certificate)?;
-    let own_key = PrivateKeyDer::from_pem_file(key).map_err(|error| unread(key, &error))?;
+    let pem = files::regular(key, files::SETTINGS_BYTES_MAX)?;
+    let own_key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unread(key, &error))?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has TLS 1.3");

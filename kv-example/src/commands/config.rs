@@ -7,7 +7,7 @@ pub(super) mod document;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -18,7 +18,7 @@ use self::tree::{Change, Held};
 use super::keys::{for_each_page, row, since, value_of};
 use crate::client::{Client, Target, quoted};
 use crate::exit::{Exit, Failure};
-use crate::table;
+use crate::{files, table};
 
 /// The largest document.
 const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
@@ -229,18 +229,8 @@ struct Source {
 
 impl Source {
     fn read(&self) -> Result<Value, Failure> {
-        let failed = |error| Failure::file(&self.file, &error);
         let is_input = self.file == Path::new("-");
-        let mut input: Box<dyn Read> = if is_input {
-            Box::new(std::io::stdin().lock())
-        } else {
-            Box::new(std::fs::File::open(&self.file).map_err(failed)?)
-        };
-        let mut text = String::new();
-        (&mut input).take(1 + DOCUMENT_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-        if text.len() as u64 > DOCUMENT_BYTES_MAX {
-            return Err(Failure::usage(format!("a document has at most {DOCUMENT_BYTES_MAX} bytes")));
-        }
+        let text = files::any_text_or_input(&self.file, DOCUMENT_BYTES_MAX)?;
         let format = format_of(self.format, Some(&self.file).filter(|_| !is_input))?;
         document::read(&text, format).map_err(|failure| failure.at(&self.file.display().to_string()))
     }

@@ -49,7 +49,8 @@ function showEditor() {
 }
 function showFaults(fault) {
   const items = fault ? [["", fault]] : (sheet.schema?.errors || []).map(one => [one.path || "/", one.message]);
-  const head = !fault && items.length ? "Not what the schema " + (sheet.schema.schema || "of this key") + " permits:" : "";
+  const whole = keyOf(sheet).endsWith("$schema") ? "Not a schema that can be used:" : "Not a definition of a flag:";
+  const head = fault || !items.length ? "" : sheet.schema.schema ? "Not what the schema " + sheet.schema.schema + " permits:" : whole;
   $("faults").hidden = !items.length;
   const same = head + items.flat().join("\n");
   if ($("faults").dataset.same === same) return;

@@ -195,6 +195,46 @@ fn events_name_the_flags_that_changed() {
 }
 
 #[test]
+fn change_of_metadata_or_shared_rules_alone_is_an_event() {
+    let mut sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    let flags = Flags::new(&node, "flags/");
+    let events: Arc<Mutex<Vec<FlagsEvent>>> = Arc::default();
+    let (mut of_set, list) = (flags.events(), events.clone());
+    sim.spawn(async move {
+        while let Some(event) = of_set.next().await {
+            list.lock().unwrap().push(event);
+        }
+    });
+    let mut after = |key: &str, value: Option<&str>| {
+        match value {
+            Some(value) => _ = node.put(format!("flags/{key}"), value).unwrap(),
+            None => _ = node.delete(format!("flags/{key}")).unwrap(),
+        }
+        sim.run_for(ms(1));
+        std::mem::take(&mut *events.lock().unwrap())
+    };
+    let nameless = || [FlagsEvent::Changed(Vec::new())];
+    after("web/c", Some("7"));
+    // A set without a flag, and one whose only flag was never usable.
+    for flag in [None, Some("{")] {
+        if let Some(flag) = flag {
+            assert_eq!(after("default/bad", Some(flag)).len(), 1);
+        }
+        assert_eq!(after("default/$metadata", Some(r#"{"owner": "shop"}"#)), nameless());
+        assert_eq!(after("default/$metadata", Some(r#"{"owner": "sales"}"#)), nameless());
+        assert_eq!(after("default/$metadata", None), nameless());
+        assert_eq!(after("default/$evaluators", Some(r#"{"a": true}"#)), nameless());
+        assert_eq!(after("default/$evaluators", None), nameless());
+        // The control: another set, and what is malformed and changes nothing that is in force.
+        assert_eq!(after("web/$metadata", Some(r#"{"owner": "shop"}"#)), []);
+        assert_eq!(after("web/$metadata", None), []);
+        assert_eq!(after("default/$metadata", Some("{")), []);
+        assert_eq!(after("default/$metadata", None), []);
+    }
+}
+
+#[test]
 fn task_ends_with_its_last_handle() {
     let mut sim = Sim::new(1).nodes(1);
     let node = sim.node(0);

@@ -83,6 +83,22 @@ fn faulty_bundle_is_refused_and_faulty_file_reported() {
         drop(flags);
         sim.run_for(ms(1));
     }
+    // A pipe, at which a read would wait: it is replaced by a file once there is something to keep.
+    #[cfg(unix)]
+    {
+        let pipe = folder.at("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let mut sim = Sim::new(1).nodes(2);
+        sim.partition(&[0], &[1]);
+        let flags = started(Flags::builder(&sim.node(0), "flags/").last_good(&pipe), &mut sim).unwrap();
+        assert_eq!(flags.state(), LiveState::Stale);
+        let said = flags.rejected()[0].to_string();
+        assert!(said.contains("pipe of the last good values") && said.contains("no regular file"), "{said}");
+        sim.heal();
+        sim.run_for(ms(10_000));
+        assert_eq!((flags.state(), flags.rejected().len()), (LiveState::Current, 0));
+        assert!(fs::metadata(&pipe).unwrap().is_file());
+    }
     // A file that cannot be written is reported as long as that is so.
     let nowhere = folder.at("none").join("flags.lastgood");
     let flags = started(Flags::builder(&node, "flags/").last_good(&nowhere), &mut sim).unwrap();

@@ -1,6 +1,7 @@
 //! Starts without peers, and with a store that is not acceptable: the last good values of an earlier run.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -95,6 +96,39 @@ fn unusable_file_of_last_good_values_is_named() {
         std::os::unix::fs::symlink(&other, &round).unwrap();
         std::os::unix::fs::symlink(&round, &other).unwrap();
     }
+    // What is not read, because that would take for ever or too much: the reason is named as well.
+    let pipe = folder.at("pipe");
+    #[cfg(unix)]
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    #[cfg(unix)]
+    let device = {
+        let device = folder.at("device");
+        std::os::unix::fs::symlink("/dev/zero", &device).unwrap();
+        device
+    };
+    let large = folder.at("large");
+    // As large as may be: it is read, and is not JSON.
+    fs::File::create(&large).unwrap().set_len(64 << 20).unwrap();
+    let reasons = [
+        (&directory, "no regular file"),
+        #[cfg(unix)]
+        (&pipe, "no regular file"),
+        #[cfg(unix)]
+        (&device, "no regular file"),
+        (&large, "expected value"),
+    ];
+    let rejected = |sim: &mut Sim, path: &Path| {
+        let builder = Live::<Plain>::builder(&sim.node(0), "p/").joined_timeout(ms(10)).last_good(path);
+        let live = started(builder, sim).unwrap();
+        assert_eq!((live.load().len(), live.state()), (0, LiveState::Stale));
+        live.rejected()[0].to_string()
+    };
+    for (path, reason) in reasons {
+        let error = rejected(&mut sim, path);
+        assert!(error.contains(path.to_str().unwrap()) && error.contains(reason), "{error}");
+    }
+    fs::File::options().write(true).open(&large).unwrap().set_len((64 << 20) + 1).unwrap();
+    assert!(rejected(&mut sim, &large).contains("more than 67108864 bytes"));
     for path in [directory, round] {
         let builder = Live::<Plain>::builder(&sim.node(0), "p/").joined_timeout(ms(10)).last_good(&path);
         let live = started(builder, &mut sim).unwrap();

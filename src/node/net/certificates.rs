@@ -13,10 +13,14 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::error::{BoxedError, Cause, SecurityError};
+use crate::node::disk::read_file;
+
+/// The size of a file of certificates, of a key or of revocation lists.
+const PEM_BYTES_MAX: usize = 16 << 20;
 
 /// A certificate to present, with those that lead to its authority, and its key.
 pub(super) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -50,7 +54,7 @@ impl Files {
         let files = Self {
             roots: read_all(ca, "it holds no certificate")?,
             chain: read_all(certificate, "it holds no certificate")?,
-            key: PrivateKeyDer::from_pem_file(key).map_err(|error| unread(key, error))?,
+            key: PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| failed(key, error.into()))?,
             revocations: match lists {
                 Some(path) => {
                     let lists = read_all(&path, "it holds no revocation list")?;
@@ -110,17 +114,14 @@ fn failed(path: &Path, error: BoxedError) -> SecurityError {
     SecurityError::File { path: path.display().to_string(), reason: Cause::new(error) }
 }
 
-fn unread(path: &Path, error: pem::Error) -> SecurityError {
-    match error {
-        pem::Error::Io(error) => failed(path, error.into()),
-        other => failed(path, other.into()),
-    }
+fn read(path: &Path) -> Result<Vec<u8>, SecurityError> {
+    read_file(path, PEM_BYTES_MAX).map_err(|error| failed(path, error.into()))
 }
 
 /// Everything of one kind in a PEM file; an error if there is nothing.
 fn read_all<T: PemObject>(path: &Path, nothing: &'static str) -> Result<Vec<T>, SecurityError> {
-    let found: Result<Vec<T>, _> = T::pem_file_iter(path).map_err(|error| unread(path, error))?.collect();
-    let found = found.map_err(|error| unread(path, error))?;
+    let found: Result<Vec<T>, _> = T::pem_slice_iter(&read(path)?).collect();
+    let found = found.map_err(|error| failed(path, error.into()))?;
     if found.is_empty() { Err(failed(path, nothing.into())) } else { Ok(found) }
 }
 

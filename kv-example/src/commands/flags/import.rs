@@ -1,6 +1,5 @@
 //! `import`: the flags of a file, in one step.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -10,6 +9,7 @@ use super::{InSet, Why, print, unleash};
 use crate::client::quoted;
 use crate::commands::config::document::{self, Format};
 use crate::exit::{Exit, Failure};
+use crate::files;
 use crate::flags::{SET_METADATA, SHARED_RULES, change};
 use crate::table;
 
@@ -65,18 +65,7 @@ pub(crate) struct Import {
 
 /// The text of a file, or of the standard input.
 pub(super) fn text_of(path: &Path) -> Result<String, Failure> {
-    let failed = |error| Failure::file(path, &error);
-    let mut input: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(std::io::stdin().lock())
-    } else {
-        Box::new(std::fs::File::open(path).map_err(failed)?)
-    };
-    let mut text = String::new();
-    (&mut input).take(1 + FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Failure::usage(format!("a file has at most {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(text)
+    files::any_text_or_input(path, FILE_BYTES_MAX)
 }
 
 /// A definition that becomes another one.

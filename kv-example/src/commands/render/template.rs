@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
 use super::file::OneFile;
 use crate::exit::{Exit, Failure};
+use crate::files;
 
 /// The largest template.
 const TEMPLATE_BYTES_MAX: u64 = 4 << 20;
@@ -33,13 +33,7 @@ impl Template {
 
     /// It may be edited while this program runs.
     fn read(&self) -> Result<String, Failure> {
-        let failed = |error: io::Error| Failure::file(&self.source, &error);
-        let bytes = fs::metadata(&self.source).map_err(failed)?.len();
-        if bytes > TEMPLATE_BYTES_MAX {
-            let error = format!("a template has at most {TEMPLATE_BYTES_MAX} bytes, this one has {bytes}");
-            return Err(Failure::new(Exit::Failed, error).at(&self.source.display().to_string()));
-        }
-        fs::read_to_string(&self.source).map_err(failed)
+        files::regular_text(&self.source, TEMPLATE_BYTES_MAX)
     }
 
     /// Makes the file what the template gives. Returns whether a byte of it has changed.
