@@ -1,9 +1,10 @@
-//! Clusters of programs of two versions, while clients write and campaign for a lease: rolled forward, back, and forward
-//! again, without loss and without two holders at a time.
+//! Clusters of programs of several versions, while clients write and campaign for a lease: rolled forward from one to the
+//! next, and back, without loss and without two holders at a time.
 //!
-//! The other program is the first one of today's wire version, the earliest that can run beside today's; on the commit
-//! that introduces a wire version, the first one of the version before. `.ci/run` builds it, and says which wire version it
-//! has. By hand, for any earlier commit:
+//! The earlier programs are the first one of today's wire version, which is the earliest that can run beside today's, and
+//! that of the commit in the file `landed`, from which users upgrade. On the commit that introduces a wire version, the
+//! first one is that of the version before. `.ci/run` builds them, and says which wire versions they have. By hand, for any
+//! earlier commit, or for several with `:` between them, the earliest first:
 //!
 //! ```sh
 //! git worktree add ../earlier COMMIT && (cd ../earlier && cargo build -p kv-example)
@@ -11,7 +12,7 @@
 //! ```
 //!
 //! Two programs of different wire versions refuse each other instead, by name; that is what is then asserted, with both
-//! versions.
+//! versions, and the rolls leave that program out.
 
 mod common;
 
@@ -41,7 +42,7 @@ const BRIEF_EACH: usize = 11;
 
 /// A client is told so often that its lease goes on (`HELD_INTERVAL` of the API), and gives it up after so many times.
 const HELD_INTERVAL: Duration = Duration::from_millis(500);
-const HELD_MAX: u32 = 4;
+const HELD_MAX: u32 = 2;
 
 /// A node, and where its log goes.
 fn node(binary: &Path, folder: &Path, name: &str, seeds: &[String]) -> Running {
@@ -188,30 +189,31 @@ fn write(http: &Mutex<String>, name: &str, done: &Done, is_over: &AtomicBool) {
     }
 }
 
-/// Restarts each node with this program, one after another, while the clients go on. Each time the voters are changed, and
-/// a lease is won.
+/// Restarts each node with this program, one after another, while the clients go on. Each time a lease is won; the voters
+/// are changed while one node has this program.
 fn roll(binary: &Path, folder: &Path, nodes: &mut [Running], http: &[Mutex<String>], done: &Done) {
     for at in 0..nodes.len() {
-        signal(nodes[at].pid(), "TERM");
-        nodes[at].process.child.wait().unwrap();
-        let others = nodes.iter().enumerate().filter(|(other, _)| *other != at);
-        let seeds: Vec<String> = others.map(|(_, node)| node.addr.clone()).collect();
-        nodes[at] = node(binary, folder, NAMES[at], &seeds);
+        restart(binary, folder, nodes, at);
         nodes[at].http.clone_into(&mut http[at].lock().unwrap());
         eventually("the restarted node is ready", || is_ready(&nodes[at]));
         let restarted = Instant::now();
         let is_won = || done.held.lock().unwrap().iter().any(|held| held.asked > restarted);
         eventually("a lease is won again", is_won);
-        // Asked at a node of each program, if there are two.
-        let without = NAMES.iter().filter(|name| **name != NAMES[(at + 1) % NAMES.len()]);
-        let without: Vec<&str> = without.copied().collect();
-        for (node, voters) in [(at, without.join(",")), ((at + 1) % NAMES.len(), NAMES.join(","))] {
-            // An earlier program may take an answer about the list of before for a refusal.
-            let is_set = || nodes[node].run(&["voters", "--set", &voters]).status.success();
-            eventually("the voters are changed", is_set);
+        if at == 0 {
+            change_voters(nodes);
         }
         let before = done.put.lock().unwrap().len();
         eventually("clients go on", || done.put.lock().unwrap().len() >= before + WRITES_BETWEEN);
+    }
+}
+
+/// Takes a voter from the list and puts it back, asked at a node of each program: the first node has one, the others the
+/// other.
+fn change_voters(nodes: &[Running]) {
+    for (node, voters) in [(0, [NAMES[0], NAMES[2]].join(",")), (1, NAMES.join(","))] {
+        // An earlier program may take an answer about the list of before for a refusal.
+        let is_set = || nodes[node].run(&["voters", "--set", &voters]).status.success();
+        eventually("the voters are changed", is_set);
     }
 }
 
@@ -310,34 +312,64 @@ impl Drop for Ending<'_> {
     }
 }
 
-#[test]
-fn programs_of_two_versions_lose_nothing_together() {
-    let Some(earlier) = std::env::var_os("TIDINGS_EARLIER").map(PathBuf::from) else {
-        return println!("SKIPPED: TIDINGS_EARLIER names no earlier program");
-    };
-    let (folder, later) = (folder("mixed"), Path::new(PROGRAM));
-    let mut nodes = cluster(&earlier, &folder);
-    let other = node(later, &folder, "other", &[nodes[0].addr.clone()]);
+/// The program of an earlier commit, and its wire version, if that is said.
+struct Earlier {
+    binary: PathBuf,
+    wire: Option<u8>,
+}
+
+/// The earlier programs that are named, the earliest first.
+fn earlier_programs() -> Vec<Earlier> {
+    let binaries = std::env::var_os("TIDINGS_EARLIER").unwrap_or_default();
+    let wires = std::env::var("TIDINGS_EARLIER_WIRE").unwrap_or_default();
+    let mut wires = wires.split(':').map(|version| version.parse().ok());
+    let binaries = std::env::split_paths(&binaries).filter(|binary| !binary.as_os_str().is_empty());
+    binaries.map(|binary| Earlier { binary, wire: wires.next().flatten() }).collect()
+}
+
+/// Whether an earlier program becomes a peer of today's. If not, each has to refuse the other by both wire versions.
+fn is_peer(earlier: &Earlier, folder: &Path) -> bool {
+    _ = std::fs::create_dir(folder);
+    let before = node(&earlier.binary, folder, "before", &[]);
+    let today = node(Path::new(PROGRAM), folder, "today", &[before.addr.clone()]);
     let versions = |name: &str| versions_named(&folder.join(format!("{name}.log")));
-    eventually("it is ready or refused", || is_ready(&other) || versions("other").is_some());
+    eventually("it is ready or refused", || is_ready(&today) || versions("today").is_some());
     let ours = wire_version();
-    let expected = std::env::var("TIDINGS_EARLIER_WIRE").ok().map(|version| version.parse::<u8>().unwrap());
-    if let Some((theirs, named)) = versions("other") {
-        assert_eq!((expected.unwrap_or(theirs), named), (theirs, ours), "other versions than those named");
-        assert_ne!(theirs, ours, "programs of one wire version refuse each other");
-        eventually("the earlier node names the versions, too", || versions("a") == Some((ours, theirs)));
-        return println!("version {theirs} of the wire format and version {ours} refuse each other by name");
+    let Some((theirs, named)) = versions("today") else {
+        assert_eq!(earlier.wire.unwrap_or(ours), ours, "programs of two wire versions are linked");
+        return true;
+    };
+    assert_eq!((earlier.wire.unwrap_or(theirs), named), (theirs, ours), "other versions than those named");
+    assert_ne!(theirs, ours, "programs of one wire version refuse each other");
+    eventually("the earlier node names the versions, too", || versions("before") == Some((ours, theirs)));
+    println!("version {theirs} of the wire format and version {ours} refuse each other by name");
+    false
+}
+
+#[test]
+fn programs_of_several_versions_lose_nothing_together() {
+    let earlier = earlier_programs();
+    if earlier.is_empty() {
+        return println!("SKIPPED: TIDINGS_EARLIER names no earlier program");
     }
-    assert_eq!(expected.unwrap_or(ours), ours, "programs of two wire versions are linked");
-    drop(other);
+    let folder = folder("mixed");
+    let is_peer = |(at, one): &(usize, Earlier)| is_peer(one, &folder.join(format!("peer-{at}")));
+    let peers = earlier.into_iter().enumerate().filter(is_peer).map(|(_, earlier)| earlier.binary);
+    let programs: Vec<PathBuf> = peers.chain([PathBuf::from(PROGRAM)]).collect();
+    let [first, others @ ..] = &programs[..] else { unreachable!("today's is there") };
+    if others.is_empty() {
+        return;
+    }
+    let mut nodes = cluster(first, &folder);
     let done = under_load(&mut nodes, |nodes, http, done| {
-        for (binary, way) in [(later, "forward"), (&earlier, "back"), (later, "forward")] {
+        let back = programs.iter().rev().skip(1).map(|binary| (binary, "back"));
+        for (binary, way) in others.iter().map(|binary| (binary, "forward")).chain(back) {
             roll(binary, &folder, nodes, http, done);
-            println!("rolled {way}");
+            println!("rolled {way} to {}", binary.display());
         }
     });
     assert_eq!(faults(&nodes, &done), Vec::<String>::new());
-    settings_of_two_versions(&earlier, &folder, nodes);
+    settings_of_two_versions(first, &folder, nodes);
 }
 
 /// Today's wire version.
@@ -355,18 +387,26 @@ fn versions_named(log: &Path) -> Option<(u8, u8)> {
     Some((before.rsplit(' ').next()?.parse().ok()?, digits(after).parse().ok()?))
 }
 
+/// Stops a node, and starts it with a program.
+fn restart(binary: &Path, folder: &Path, nodes: &mut [Running], at: usize) {
+    signal(nodes[at].pid(), "TERM");
+    nodes[at].process.child.wait().unwrap();
+    let others = nodes.iter().enumerate().filter(|(other, _)| *other != at);
+    let seeds: Vec<String> = others.map(|(_, node)| node.addr.clone()).collect();
+    nodes[at] = node(binary, folder, NAMES[at], &seeds);
+}
+
 /// Shared settings are not changed while one node has the earlier program, which does not follow them; and that program
-/// does not start on the directory of a voter that has stored changed lease times.
+/// does not start on the directory of a voter that has stored changed lease times. All nodes have the earlier program
+/// when this begins.
 fn settings_of_two_versions(earlier: &Path, folder: &Path, mut nodes: Vec<Running>) {
-    let change = ["settings", "--set", "lease_time_max=2s"];
-    let seeds: Vec<String> = nodes[1..].iter().map(|node| node.addr.clone()).collect();
-    let restart = |nodes: &mut Vec<Running>, binary: &Path| {
-        signal(nodes[0].pid(), "TERM");
-        nodes[0].process.child.wait().unwrap();
-        nodes[0] = node(binary, folder, NAMES[0], &seeds);
-        eventually("the restarted node is ready", || is_ready(&nodes[0]));
+    let (today, change) = (Path::new(PROGRAM), ["settings", "--set", "lease_time_max=2s"]);
+    let renew = |nodes: &mut Vec<Running>, at: usize| {
+        restart(today, folder, nodes, at);
+        eventually("the restarted node is ready", || is_ready(&nodes[at]));
     };
-    restart(&mut nodes, earlier);
+    renew(&mut nodes, 1);
+    renew(&mut nodes, 2);
     let refused = nodes[1].run(&change);
     if refused.status.success() {
         // The earlier program follows shared settings: nothing more is to be said of the two.
@@ -380,18 +420,19 @@ fn settings_of_two_versions(earlier: &Path, folder: &Path, mut nodes: Vec<Runnin
         line.split_whitespace().nth(1).unwrap().to_owned()
     };
     assert_eq!(lease_time_max(&nodes[1]), "1s", "they were not changed");
-    restart(&mut nodes, Path::new(PROGRAM));
+    renew(&mut nodes, 0);
     nodes[1].line(&change);
     // Each voter has answered under the new times, so they are on its disk.
     eventually("a lease is won", || nodes[0].run(&["lock", "after", "--", "true"]).status.success());
     assert_eq!(lease_time_max(&nodes[0]), "2s");
     signal(nodes[0].pid(), "TERM");
     nodes[0].process.child.wait().unwrap();
+    let seeds: Vec<String> = nodes[1..].iter().map(|node| node.addr.clone()).collect();
     let mut started = Process::start(serve_command(earlier, folder, NAMES[0], &seeds), |_| ());
     eventually("the earlier program ends", || started.child.try_wait().unwrap().is_some());
     let log = std::fs::read_to_string(folder.join("a.log")).unwrap();
     assert!(log.contains("layout version 4 of a later release"), "{log}");
-    nodes[0] = node(Path::new(PROGRAM), folder, NAMES[0], &seeds);
+    nodes[0] = node(today, folder, NAMES[0], &seeds);
     eventually("today's program goes on", || is_ready(&nodes[0]));
     nodes[0].line(&["settings", "--roll-back"]);
     assert_eq!(lease_time_max(&nodes[0]), "1s");
