@@ -68,6 +68,62 @@ fn clusters_that_began_with_other_settings_stay_apart() {
     assert_eq!(b.line(&["members"]).lines().count(), 2);
 }
 
+/// The steps of docs/operating.md, section "Two clusters that meet".
+#[test]
+fn clusters_joined_by_mistake_are_parted_again() {
+    let folder = folder("parted");
+    let cluster = |names: [&str; 2], args: &[&str]| {
+        let voters = names.join(",");
+        let mut nodes: Vec<Running> = Vec::new();
+        for name in names {
+            let seeds: Vec<&str> = nodes.iter().map(|node| node.addr.as_str()).collect();
+            let dir = folder.join(name);
+            let own = ["--voter", &voters, "--data-dir", dir.to_str().unwrap(), "--expect-return"];
+            nodes.push(serve(name, &seeds, &[&own, args].concat()));
+        }
+        let knows_both =
+            |node: &Running| names.iter().all(|name| node.line(&["members"]).contains(&format!("{name} ")));
+        eventually("they have found each other", || nodes.iter().all(knows_both));
+        nodes
+    };
+    // A node knows those of an earlier start only if another one told it.
+    let forget = |node: &Running, names: [&str; 2]| {
+        for name in names {
+            let is_known = || node.line(&["members"]).contains(&format!("{name} "));
+            let is_forgotten = || node.run(&["forget", name]).status.success() || !is_known();
+            eventually("it is forgotten", is_forgotten);
+        }
+    };
+    let locks = |node: &Running| node.run(&["lock", "job", "--", "true"]).status.success();
+    let (a, b) = (cluster(["a1", "a2"], &[]), cluster(["b1", "b2"], &[]));
+    a[0].line(&["put", "of/a", "v"]);
+    b[0].line(&["put", "of/b", "v"]);
+    for voters in ["b1", "b1,b2"] {
+        eventually("its voters change", || b[0].run(&["voters", "--set", voters]).status.success());
+    }
+
+    a[0].line(&["join", &b[0].addr]);
+    eventually("the other list replaces the own one", || a[1].line(&["voters"]) == "b1, b2");
+    eventually("the data are merged", || a[1].line(&["list", "--keys-only"]) == "of/a\nof/b");
+    assert_eq!(a[0].line(&["members"]).lines().count(), 5);
+
+    drop(b);
+    let ours = ["voters", "--set", "a1,a2"];
+    assert!(!a[0].run(&ours).status.success(), "no voter of the list in force is left");
+    a[0].line(&[&ours[..], &["--force"]].concat());
+    eventually("leases are granted again", || locks(&a[0]));
+    forget(&a[0], ["b1", "b2"]);
+    let b = cluster(["b1", "b2"], &["--cluster", "b"]);
+    forget(&b[0], ["a1", "a2"]);
+    assert_eq!(b[0].line(&["voters"]), "b1, b2");
+    eventually("leases are granted there as well", || locks(&b[0]));
+    for node in a.iter().chain(&b) {
+        eventually("each knows its own alone", || node.line(&["members"]).lines().count() == 3);
+    }
+    b[0].line(&["del", "of/a"]);
+    assert_eq!(a[0].line(&["get", "of/a"]), "v");
+}
+
 #[test]
 fn wrong_settings_are_refused_by_name() {
     let node = serve("a", &[], &[]);

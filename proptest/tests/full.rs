@@ -158,6 +158,54 @@ fn full_store_takes_only_deletes_and_writes_of_others() {
     });
 }
 
+/// The limit is each node's own: the first node has the least one, the others have the usual one.
+#[test]
+fn node_with_the_lowest_limit_holds_what_others_write() {
+    holds_unless(Control::GrowthUnchecked, 5, |sim| {
+        let mut sim = sim.config(Config::lan()).nodes(3);
+        sim.node(0).reconfigure(limited()).expect("it is permitted");
+        let put = |sim: &Sim, i: usize, part: &str| {
+            (0..6).for_each(|key| {
+                _ = sim.node(i).put(format!("{part}/{key}"), vec![b'v'; 10_000]).expect("there is room");
+            });
+        };
+        let is_full = |sim: &Sim| matches!(sim.node(0).put("own", vec![b'v'; 10_000]), Err(WriteError::Full { limit, .. }) if limit == LIMIT as u64);
+        put(&sim, 1, "live");
+        sim.assert_converged();
+        assert!(is_full(&sim), "what others wrote fills it");
+        put(&sim, 1, "beyond");
+        sim.assert_converged();
+        assert_eq!(sim.node(0).len(), 12, "live writes of others are merged beyond the limit");
+        sim.partition(&[0], &[1, 2]);
+        put(&sim, 2, "apart");
+        sim.heal();
+        sim.assert_converged();
+        assert_eq!(sim.node(0).len(), 18, "so is what a repair brings");
+        sim.reconfigure(0, limited());
+        sim.crash(0);
+        sim.restart(0);
+        sim.assert_converged();
+        assert_eq!((sim.node(0).len(), is_full(&sim)), (18, true), "a blank node joins beyond its limit");
+        let filling = |told: Vec<(usize, ReplicaEvent)>| {
+            let nodes =
+                told.into_iter().filter(|(_, event)| matches!(event, ReplicaEvent::StoreFilling { .. }));
+            nodes.map(|(node, _)| node).collect::<Vec<_>>()
+        };
+        assert_eq!(filling(sim.events()), [0, 0], "once in each life of the full node");
+        // It is read and deleted from there as everywhere.
+        (0..6).for_each(|key| {
+            sim.node(0).delete(format!("live/{key}")).expect("deletes go through");
+            sim.node(0).delete(format!("beyond/{key}")).expect("deletes go through");
+        });
+        sim.assert_converged();
+        assert_eq!(sim.node(1).len(), 6);
+        sim.node(0).put("own", "v").expect("there is room again");
+        sim.node(0).reconfigure(Config::lan()).expect("it is permitted");
+        put(&sim, 0, "raised");
+        sim.assert_converged();
+    });
+}
+
 #[test]
 fn filling_and_room_are_told_once_each_time() {
     let mut sim = Sim::new(1).config(limited()).nodes(1);

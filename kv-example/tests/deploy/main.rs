@@ -321,6 +321,18 @@ fn stores_are_full_at_half_of_the_memory_permitted() {
     for (what, store, memory) in limits {
         assert_eq!(store * 2, memory, "{what}");
     }
+    // Half is enough only if the memory of replaced values is given back.
+    let allocator = "MALLOC_MMAP_THRESHOLD_=131072";
+    assert_eq!(of_unit("Environment"), allocator);
+    assert!(text("Dockerfile").contains(&format!("\nENV {allocator}\n")));
+}
+
+#[test]
+fn image_is_built_before_compose_makes_the_secret() {
+    let compose = text("docker-compose.yml");
+    let at = |command: &str| compose.find(command).unwrap_or_else(|| panic!("{command} is missing"));
+    // `run` builds what is missing, and its log goes where the secret is to go.
+    assert!(at("docker compose build") < at("docker compose run"));
 }
 
 #[test]
