@@ -16,7 +16,7 @@ use super::plan::{LiveBase, LivePlan, Made};
 use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
 use crate::typed::whole::{WholeView, drain};
-use crate::typed::{Store, yield_once};
+use crate::typed::{EndGuard, Store, yield_once};
 
 /// What the task has to do next.
 enum LiveCue {
@@ -44,7 +44,7 @@ pub(super) struct LiveTask<T, S: Store> {
     /// Why it could not be kept.
     not_kept: Option<Rejected>,
     /// Also if the task is dropped before it has run.
-    _end: EndGuard<T, S>,
+    _end: EndGuard<S>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
@@ -112,8 +112,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     ) -> Self {
         let value = made.value.expect("the first value equals no earlier one");
         let shared = Arc::new(LiveShared::new(value, made.tree, state));
-        let end =
-            EndGuard { shared: shared.clone(), store: plan.store.clone(), name: plan.keys.name().to_owned() };
+        let ended = shared.clone();
+        let end = EndGuard::new(plan.store.clone(), plan.keys.name(), move || ended.end());
         let (kept, has_news) = (Vec::new(), false);
         let task = Self { plan, watch, has_news, view, shared, instead, kept, not_kept: None, _end: end };
         task.note(state, rejected);
@@ -210,20 +210,6 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         if let Some(before) = self.shared.note_state(state, &rejected) {
             self.plan.store.note_rejected(self.plan.keys.name(), &before, &rejected);
         }
-    }
-}
-
-/// Tells the handles and the node when the task ends, also if it is dropped with its runtime.
-struct EndGuard<T, S: Store> {
-    shared: Arc<LiveShared<T>>,
-    store: S,
-    name: String,
-}
-
-impl<T, S: Store> Drop for EndGuard<T, S> {
-    fn drop(&mut self) {
-        self.shared.end();
-        self.store.note_rejected(&self.name, &self.shared.rejected(), &[]);
     }
 }
 
