@@ -7,6 +7,8 @@
 mod batch;
 mod counter;
 #[cfg(feature = "json")]
+mod end;
+#[cfg(feature = "json")]
 pub(crate) mod kept;
 #[cfg(feature = "json")]
 mod live;
@@ -29,6 +31,8 @@ use futures_core::Stream;
 
 pub use batch::WriteBatch;
 pub use counter::{Counter, CounterWatch};
+#[cfg(feature = "json")]
+pub(crate) use end::EndGuard;
 #[cfg(feature = "json")]
 pub(crate) use kept::LastGood;
 #[cfg(any(feature = "config", feature = "figment"))]

@@ -359,7 +359,9 @@ fn plan_is_made_on_the_page_and_rolled_back() {
     page.wait("document.querySelectorAll('#plan-steps li').length === 3");
     assert_eq!(page.eval("planSteps().map(step => step.edit.rollout.percent)"), json!([12.5, 25, 50]));
     page.select("plan-then", "roll-back");
+    assert_eq!(page.eval("document.getElementById('plan-missing').disabled"), true, "there is no metric");
     page.type_in("plan-stop", "rate(errors > 5");
+    page.click("plan-missing");
     page.click("plan-start");
     page.shows("plan-fault", "wrong at character 12: \")\" is missing");
     page.type_in("plan-stop", "rate(errors) > 5");
@@ -374,7 +376,7 @@ fn plan_is_made_on_the_page_and_rolled_back() {
     page.shows("f-said", "The plan of checkout was started");
     page.shows(
         "flag-plan-words",
-        "Stops if rate(errors) > 5 on any node; everything is taken back then. By ann",
+        "Stops if rate(errors) > 5 on any node or it is missing; everything is taken back then. By ann",
     );
     page.wait("document.getElementById('plan-new').hidden");
     let plan =
@@ -382,6 +384,7 @@ fn plan_is_made_on_the_page_and_rolled_back() {
     let waits: Vec<_> =
         plan()["steps"].as_array().unwrap().iter().map(|step| step["wait_ms"].clone()).collect();
     assert_eq!((json!(waits), &plan()["on_stop"]), (json!([0, 7_200_000, 600_000]), &json!("roll-back")));
+    assert_eq!(plan()["stop_if_missing"], true);
     page.shows("flag-plan-words", "1 of 3 steps done");
     eventually("the first step is taken", || {
         definition(&a, "checkout")["targeting"].to_string().contains("12500")

@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::{Reply, ask, events, serve};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidings_proptest::processes::eventually;
 
 fn get(http: &str, path: &str) -> Reply {
@@ -115,6 +117,8 @@ fn bad_requests_get_an_error_code_and_write_nothing() {
         (get(http, "/v1/kv?limit=0"), 400, "bad_request"),
         (get(http, "/v1/watch?prefix=a&key=b"), 400, "bad_request"),
         (get(http, "/v1/watch?from=nonsense"), 400, "bad_request"),
+        (get(http, "/v1/watch?whole=true"), 400, "bad_request"),
+        (get(http, "/v1/watch?prefix=a&whole=true&current=false"), 400, "bad_request"),
         (get(http, "/v1/nothing"), 404, "no_such_path"),
         (ask("POST", &format!("{http}/v1/kv/k"), &[], b"v"), 405, "method"),
         (ask("POST", &format!("{http}/v1/snapshot?name=..%2Fx"), &[], b""), 400, "bad_request"),
@@ -258,6 +262,82 @@ fn watch_resumes_or_says_that_it_starts_over() {
         anew.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(),
         ["resync", "put", "put", "current"]
     );
+}
+
+/// Applies the events of a watch, and returns the values below `f/` after each item.
+fn states(told: &[(String, String, Value)]) -> Vec<Vec<String>> {
+    let (mut now, mut states) = (BTreeMap::new(), Vec::new());
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    for (name, _, data) in told {
+        match name.as_str() {
+            "put" => _ = now.insert(text(&data["key"]), text(&data["value"])),
+            "delete" => _ = now.remove(&text(&data["key"])),
+            "state" | "change" => {
+                let entries = data["entries"].as_array().unwrap().iter();
+                now.extend(entries.map(|entry| (text(&entry["key"]), text(&entry["value"]))));
+                data["gone"].as_array().unwrap().iter().for_each(|key| _ = now.remove(&text(key)));
+            }
+            _ => continue,
+        }
+        states.push(now.values().cloned().collect());
+    }
+    states
+}
+
+#[test]
+fn whole_watch_gives_each_batch_of_another_node_at_once() {
+    const BATCHES: usize = 200;
+    let a = serve("a", &[], &[]);
+    let b = serve("b", &[&a.addr], &[]);
+    eventually("b is ready", || get(&b.http, "/readyz").status == 200);
+    let is_last = |data: &Value| data.to_string().contains(&format!("\"value\":\"{BATCHES}\""));
+    let read = |more: &str| {
+        let url = format!("{}/v1/watch?prefix=f/{more}", b.http);
+        std::thread::spawn(move || events(&url, None, |_, data| is_last(data)))
+    };
+    let (whole, by_key) = (read("&whole=true"), read(""));
+    for number in 1..=BATCHES {
+        let mut writes: Vec<Value> = (0..20)
+            .map(|field| json!({ "put": format!("f/{field:02}"), "value": number.to_string() }))
+            .collect();
+        // One that comes and goes.
+        let odd = json!({ "put": "f/odd", "value": number.to_string() });
+        writes.push(if number % 2 == 1 { odd } else { json!({ "delete": "f/odd" }) });
+        let body = json!({ "writes": writes }).to_string();
+        let headers = [("content-type", "application/json")];
+        assert_eq!(ask("POST", &format!("{}/v1/batch", a.http), &headers, body.as_bytes()).status, 200);
+    }
+    let told = whole.join().unwrap();
+    let names: Vec<&str> = told.iter().map(|(name, ..)| name.as_str()).collect();
+    assert!(names[0] == "state" && names[1..].iter().all(|name| *name == "change"), "{names:?}");
+    assert!(told.iter().all(|(_, id, data)| id.is_empty() && data["whole"] == true && data["more"] == false));
+    let is_mixed = |state: &&Vec<String>| {
+        let of_batch = state.first().map_or(0, |value| value.parse::<usize>().unwrap());
+        let count = if of_batch == 0 { 0 } else { 20 + of_batch % 2 };
+        state.len() != count || state.iter().any(|value| *value != state[0])
+    };
+    let states_of_whole = states(&told);
+    assert_eq!(states_of_whole.iter().filter(is_mixed).count(), 0, "{states_of_whole:?}");
+    assert_eq!(states_of_whole.last().unwrap(), &vec![BATCHES.to_string(); 20]);
+    // The control: key by key there are states in between.
+    assert!(states(&by_key.join().unwrap()).iter().filter(is_mixed).count() > 0);
+}
+
+#[test]
+fn whole_watch_cuts_large_items_and_is_limited() {
+    let node = serve("a", &[], &[]);
+    let url = format!("{}/v1/watch?prefix=l/&whole=true", node.http);
+    (1..=6).for_each(|number| _ = put(&node.http, &format!("/v1/kv/l/{number}"), &vec![b'x'; 1_000_000]));
+    let told = events(&url, None, |_, data| data["more"] == false);
+    let parts: Vec<_> =
+        told.iter().map(|(name, _, data)| (&**name, data["entries"].as_array().unwrap().len())).collect();
+    assert_eq!(parts, [("state", 5), ("state", 1)]);
+    let held: Vec<_> = (0..16)
+        .map(|_| ureq::get(&format!("{}/v1/watch?prefix=n/&whole=true", node.http)).call().unwrap())
+        .collect();
+    let refused = ask("GET", &url, &[], b"");
+    assert_eq!((refused.status, &refused.json()["code"]), (429, &json!("too_many_watchers")));
+    drop(held);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! the negative control of the test. A check that passes with its rule broken does not count.
 //!
 //! For real nodes: [`nodes`] on loopback, a [`relay`] that loses and delays their packets, a certificate [`authority`],
-//! [`strangers`] that are in the way, child [`processes`], and temporary folders.
+//! [`strangers`] that are in the way, child [`processes`], [events](LogEvents) of the log, and temporary folders.
 //!
 //! Invariants: a seed determines a history completely. Whatever is drawn here comes from [`Dice`], never from the
 //! generators of the replicas, so that a change in a replica does not change the history that tests it. Without the
@@ -17,6 +17,7 @@ mod detection;
 mod folder;
 #[cfg(feature = "controls")]
 mod leading;
+mod logs;
 pub mod nodes;
 #[cfg(feature = "controls")]
 mod plan;
@@ -34,6 +35,7 @@ pub use detection::{Noticed, holds_unless, notice, with_control};
 pub use folder::Folder;
 #[cfg(feature = "controls")]
 pub use leading::Elections;
+pub use logs::{LogEvent, LogEvents};
 #[cfg(feature = "controls")]
 pub use plan::Plan;
 pub use seeds::{Dice, for_chosen_seeds, for_each_seed, number};

@@ -1,10 +1,8 @@
 //! The provider for `OpenFeature`'s SDK: values, contexts that the SDK merges, hooks, errors, events, and what is told of
 //! each evaluation.
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, ThreadId};
+use std::thread;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use open_feature::provider::{FeatureProvider, ProviderStatus};
@@ -15,10 +13,7 @@ use open_feature::{
 use serde_json::{Value as Json, json};
 use tidings::flags::{Flags, FlagsEvent, FlagsProvider};
 use tidings::sim::{Sim, SimNode};
-use tidings_proptest::ms;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tidings_proptest::{LogEvents, ms};
 
 fn put(sim: &mut Sim, flag: &str, definition: &Json) {
     sim.node(0).put(format!("flags/default/{flag}"), definition.to_string()).unwrap();
@@ -165,50 +160,6 @@ fn provider_tells_its_state_and_what_changed() {
     assert_eq!(*seen.lock().unwrap(), [FlagsEvent::Stale, FlagsEvent::Ready, changed, FlagsEvent::Closed]);
 }
 
-type KeptEvents = Arc<Mutex<Vec<BTreeMap<String, String>>>>;
-
-/// Keeps the events of evaluations on one thread, with their fields. It is the subscriber of the whole process: one of a
-/// single thread hears nothing of an event that another thread has met first.
-struct Kept(ThreadId, KeptEvents);
-
-struct Fields(BTreeMap<String, String>);
-
-impl Visit for Fields {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), value.to_owned());
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.insert(field.name().to_owned(), format!("{value:?}"));
-    }
-}
-
-impl Subscriber for Kept {
-    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _span: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &Id, _values: &Record<'_>) {}
-
-    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        if event.metadata().name() == "feature_flag.evaluation" && thread::current().id() == self.0 {
-            let mut fields = Fields(BTreeMap::new());
-            event.record(&mut fields);
-            self.1.lock().unwrap().push(fields.0);
-        }
-    }
-
-    fn enter(&self, _span: &Id) {}
-
-    fn exit(&self, _span: &Id) {}
-}
-
 #[test]
 fn evaluations_are_told_and_counted() {
     let (mut sim, flags) = started();
@@ -216,9 +167,7 @@ fn evaluations_are_told_and_counted() {
     sim.run_for(ms(1));
     let provider = FlagsProvider::new(flags);
     let context = EvaluationContext::default().with_targeting_key("ann").with_custom_field("plan", "premium");
-    let kept = KeptEvents::default();
-    tracing::subscriber::set_global_default(Kept(thread::current().id(), kept.clone()))
-        .expect("no other test of this file sets one");
+    let events = LogEvents::keep(|metadata| metadata.name() == "feature_flag.evaluation");
     let recorder = DebuggingRecorder::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     metrics::with_local_recorder(&recorder, || {
@@ -229,7 +178,7 @@ fn evaluations_are_told_and_counted() {
             _ = provider.resolve_bool_value("unheard-of", &context).await;
         });
     });
-    let kept = kept.lock().unwrap();
+    let kept = events.of(|event| event.thread == thread::current().id());
     assert_eq!(kept.len(), 4);
     let expected = [
         ("feature_flag.context.id", "ann"),
@@ -240,9 +189,9 @@ fn evaluations_are_told_and_counted() {
         ("feature_flag.set.id", "mine"),
         ("feature_flag.version", "7"),
     ];
-    assert_eq!(kept[0], expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
-    assert_eq!(kept[2]["error.type"], "type_mismatch");
-    assert!(kept[2]["error.message"].contains("\"int\" has an integer where a boolean was asked for"));
+    assert_eq!(kept[0].fields, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    assert_eq!(kept[2].fields["error.type"], "type_mismatch");
+    assert!(kept[2].fields["error.message"].contains("\"int\" has an integer where a boolean was asked for"));
     let counted = recorder.snapshotter().snapshot().into_vec();
     let count = |labels: [&str; 4]| {
         counted.iter().find_map(|(key, _, _, value)| {

@@ -25,7 +25,7 @@ use crate::store::watch::WatchOptions;
 use crate::typed::kept::{self, Keeper};
 use crate::typed::schema::is_schema;
 use crate::typed::whole::{WholeView, drain};
-use crate::typed::{LastGood, LiveState, Store, boxed, writer, yield_once};
+use crate::typed::{EndGuard, LastGood, LiveState, Store, boxed, writer, yield_once};
 
 /// How flags are to start; [`Flags::builder`] makes it.
 #[must_use = "flags begin with `start`"]
@@ -108,7 +108,8 @@ impl<S: Store> FlagsBuilder<S> {
         book.replace(base.clone());
         let shared = Arc::new(FlagsShared::new(book.sets(), self.is_reported));
         let store = self.store.view();
-        let end = FlagsEnd { shared: shared.clone(), store: store.view(), prefix: self.prefix.clone() };
+        let ended = shared.clone();
+        let end = EndGuard::new(store.view(), &self.prefix, move || ended.end());
         let mut task = FlagsTask {
             store: self.store,
             view: WholeView::new(self.prefix.clone()),
@@ -165,21 +166,7 @@ struct FlagsTask<S: Store> {
     base: Option<Vec<FlagSource>>,
     keeper: Keeper,
     /// Also if the task is dropped before it has run.
-    end: FlagsEnd<S>,
-}
-
-/// Tells the handles and the node when the task ends, also if it is dropped with its runtime.
-struct FlagsEnd<S: Store> {
-    shared: Arc<FlagsShared>,
-    store: S,
-    prefix: String,
-}
-
-impl<S: Store> Drop for FlagsEnd<S> {
-    fn drop(&mut self) {
-        self.shared.end();
-        self.store.note_rejected(&self.prefix, &self.shared.rejected(), &[]);
-    }
+    end: EndGuard<S>,
 }
 
 impl<S: Store> FlagsTask<S> {

@@ -101,10 +101,11 @@ impl FlagsShared {
         before
     }
 
-    /// The node is closed or the task was dropped.
-    pub(super) fn end(&self) {
+    /// The node is closed or the task was dropped. Returns what is malformed.
+    pub(super) fn end(&self) -> Arc<[Rejected]> {
         let rejected = self.rejected();
         self.publish(None, LiveState::Ended, &rejected);
+        rejected
     }
 
     /// The last handle is gone.

@@ -118,6 +118,11 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", error, "no stream was opened")
     }
 
+    pub(crate) fn too_many_whole_watchers(limit: usize) -> Self {
+        let error = format!("this node already serves {limit} watches of whole changes, its limit");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", error, "no stream was opened")
+    }
+
     pub(crate) fn unauthorized() -> Self {
         let error = "a bearer token is required, and the request has none or a wrong one";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", error, "nothing was read or written")

@@ -62,6 +62,8 @@ const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
 const WAIT_TIME: Duration = Duration::from_secs(5);
 /// Entries, elements or keys on one page of a listing, at most and unless the request says less.
 pub(crate) const PAGE_ROWS_MAX: usize = 1_000;
+/// Watches of whole changes at a time: each remembers all keys below its prefix.
+const WHOLE_WATCHERS_MAX: usize = 16;
 /// A page whose rows are computed, by checks or evaluations, ends after this time, however few rows it has.
 const PAGE_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -84,6 +86,8 @@ pub(crate) struct App {
     pub(crate) guard: Guard,
     pub(crate) watchers_max: usize,
     pub(crate) watchers: Arc<Semaphore>,
+    /// Those of them that are watches of whole changes.
+    whole_watchers: Arc<Semaphore>,
     /// Where snapshots go; none without a disk.
     pub(crate) snapshots: Option<PathBuf>,
     /// Somebody asked this node to leave for good.
@@ -124,6 +128,7 @@ impl App {
             cluster: cluster.to_owned(),
             watchers_max,
             watchers: Arc::new(Semaphore::new(watchers_max)),
+            whole_watchers: Arc::new(Semaphore::new(WHOLE_WATCHERS_MAX)),
             snapshots: data_dir.map(|dir| dir.join("snapshots")),
             leaving: Arc::new(Notify::new()),
             started: Instant::now(),
@@ -150,6 +155,12 @@ impl App {
     fn watcher(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = self.watchers.clone().try_acquire_owned();
         permit.map_err(|_| ApiError::too_many_watchers(self.watchers_max))
+    }
+
+    /// A place for one more watch of whole changes.
+    fn whole_watcher(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = self.whole_watchers.clone().try_acquire_owned();
+        permit.map_err(|_| ApiError::too_many_whole_watchers(WHOLE_WATCHERS_MAX))
     }
 }
 

@@ -1,10 +1,12 @@
 //! Changes as they happen: `/v1/watch`, as server-sent events.
 //!
-//! Each event but `current` and `resync` has an id, from which the next stream goes on: `put`, `delete`, `expired`, and
+//! With `whole=true` an event has all that a batch has changed ([`whole`]). Otherwise it has one key, and each event but `current` and `resync` has an id, from which the next stream goes on: `put`, `delete`, `expired`, and
 //! `begun`, with which a stream without the current values begins.
 //!
 //! The stream is a follower of the change log like any other: it has no queue. A client that reads slowly makes the
 //! socket full, the stream is not asked any more, and the watch skips what was overwritten meanwhile.
+
+mod whole;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,9 +15,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event, KeepAlive, KeepAliveStream, Sse};
 use axum::routing::get;
-use futures_util::stream::{self, Stream, StreamExt};
+use futures_util::stream::{self, BoxStream, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
 use tidings::{Revision, WatchEvent, WatchOptions};
@@ -37,6 +39,15 @@ struct What {
     set: Option<String>,
     from: Option<String>,
     current: Option<bool>,
+    #[serde(default)]
+    whole: bool,
+}
+
+/// A stream of events until the client has gone.
+type Events = Sse<KeepAliveStream<BoxStream<'static, Result<Event, Infallible>>>>;
+
+fn kept_alive(events: BoxStream<'static, Result<Event, Infallible>>) -> Events {
+    Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL))
 }
 
 /// Where a client wants to go on: what its browser remembers, or what it says.
@@ -48,11 +59,10 @@ pub(super) fn resume_from(headers: &HeaderMap, from: Option<&str>) -> Result<Opt
     last.or(from).map(parse).transpose()
 }
 
-async fn watch(
-    State(app): AppState,
-    Ask(what): Ask<What>,
-    headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+async fn watch(State(app): AppState, Ask(what): Ask<What>, headers: HeaderMap) -> Result<Events, ApiError> {
+    if what.whole {
+        return Ok(kept_alive(whole::events(app, what)?));
+    }
     let from = resume_from(&headers, what.from.as_deref())?;
     let permit = app.watcher()?;
     // Before the watch begins: what is told of the time between is told twice, never not at all.
@@ -79,7 +89,7 @@ async fn watch(
         let told = told(&app, &event);
         Some((Ok(told), (app, watch, permit)))
     });
-    Ok(Sse::new(stream::iter(begun).chain(events)).keep_alive(KeepAlive::new().interval(HEARTBEAT_INTERVAL)))
+    Ok(kept_alive(stream::iter(begun).chain(events).boxed()))
 }
 
 fn told(app: &App, event: &WatchEvent) -> Event {

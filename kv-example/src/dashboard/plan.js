@@ -71,6 +71,7 @@ function emptyPlanForm() {
   $("plan-new").open = false;
   $("plan-what").value = "rollout";
   $("plan-at").value = $("plan-stop").value = "";
+  $("plan-missing").checked = false;
   $("plan-then").value = "hold";
   $("plan-steps").replaceChildren();
   PLAN_FIRST.forEach(step => planStep(...step));
@@ -100,12 +101,13 @@ function showPlanForm(one) {
   $("plan-new").hidden = isOpen || !one || !!one.rejected;
   $("plan-form").disabled = !mayWrite();
   $("plan-rollout").hidden = !isRolloutPlan();
+  $("plan-missing").disabled = !$("plan-stop").value.trim();
   $("plan-add").disabled = $("plan-steps").children.length >= PLAN_STEPS_MAX;
   $("plan-start").disabled = !!fault;
   $("plan-hint").hidden = !fault;
   put($("plan-hint"), fault);
 }
-$("plan-what").onchange = () => showPlanForm(flagNow);
+$("plan-what").onchange = $("plan-stop").oninput = () => showPlanForm(flagNow);
 $("plan-add").onclick = () => {
   const last = planSteps().at(-1)?.edit.rollout.percent ?? 0;
   planStep(Math.min(100, last * 2 || 5), 10, "min");
@@ -115,7 +117,7 @@ $("plan-add").onclick = () => {
 $("plan-start").onclick = async () => {
   const one = flagNow, at = $("plan-at").value, plan = { steps: planSteps(), on_stop: $("plan-then").value };
   if (at) plan.begin_ms = new Date(at).getTime();
-  if ($("plan-stop").value.trim()) plan.stop_if = $("plan-stop").value;
+  if ($("plan-stop").value.trim()) Object.assign(plan, { stop_if: $("plan-stop").value, stop_if_missing: $("plan-missing").checked });
   planSays("");
   const failed = said => { flagSays(""); planSays(said.error + "."); };
   const made = await sendFlag("PUT", flagPath(one.flag, "/plan?"), JSON.stringify(plan), "The plan of " + one.flag + " was started", { failed }, { "content-type": "application/json" });

@@ -1,73 +1,28 @@
 //! Who is told what a live value does not apply: the status of its node, its events and its log, each with the writer's
 //! name, also when the process of the writer has ended since.
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
-
 use serde_json::Value;
 use tidings::live::{LiveSource, Rejected};
 use tidings::sim::Sim;
 use tidings::{Live, Map, Node, WatchEvent, WatchOptions};
-use tidings_proptest::{ms, nodes};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tidings_proptest::{LogEvent, LogEvents, ms, nodes};
+use tracing::Level;
 
 use crate::{Plain, shorts, started};
 
-type Lines = Arc<Mutex<Vec<(Level, BTreeMap<String, String>)>>>;
-
-/// Keeps the fields of all warnings.
-struct Warnings(Lines);
-
-struct Fields(BTreeMap<String, String>);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.insert(field.name().to_owned(), format!("{value:?}"));
-    }
-}
-
-impl Subscriber for Warnings {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::WARN
-    }
-
-    fn new_span(&self, _span: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &Id, _values: &Record<'_>) {}
-
-    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields(BTreeMap::new());
-        event.record(&mut fields);
-        self.0.lock().unwrap().push((*event.metadata().level(), fields.0));
-    }
-
-    fn enter(&self, _span: &Id) {}
-
-    fn exit(&self, _span: &Id) {}
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_names_what_is_not_applied_with_its_writer() {
-    let lines = Lines::default();
-    tracing::subscriber::set_global_default(Warnings(lines.clone()))
-        .expect("no other test of this file sets one");
+    let events = LogEvents::keep(|metadata| *metadata.level() <= Level::WARN);
     let a = nodes::start("logs-a", &[]).await;
     let b = nodes::start("logs-b", &[&a]).await;
     let live = Live::<Plain>::builder(&a, "l/").start().await.unwrap();
     b.put("l/x", "no number").unwrap();
-    let is_line = |(level, fields): &(Level, BTreeMap<String, String>)| {
-        *level == Level::WARN && fields.get("live").is_some_and(|live| live == "l/")
+    let is_of_a = |event: &LogEvent| {
+        event.level == Level::WARN && event.fields.get("live").is_some_and(|live| live == "l/")
     };
-    let of_a = || lines.lock().unwrap().iter().filter(|line| is_line(line)).cloned().collect::<Vec<_>>();
+    let of_a = || events.of(is_of_a);
     nodes::until(|| !of_a().is_empty()).await;
-    let (_, fields) = &of_a()[0];
+    let fields = &of_a()[0].fields;
     assert_eq!(
         (&*fields["node"], &*fields["message"]),
         ("logs-a", "value not applied; the last good one stays")

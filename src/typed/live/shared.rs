@@ -187,14 +187,16 @@ impl<T> LiveShared<T> {
         has_changed.then(|| std::mem::replace(&mut record.rejected, rejected.into()))
     }
 
-    /// Ends the waiting of all followers.
-    pub(super) fn end(&self) {
+    /// Ends the waiting of all followers. Returns what is not applied.
+    pub(super) fn end(&self) -> Arc<[Rejected]> {
         let mut record = lock(&self.record);
         record.state = LiveState::Ended;
+        let rejected = record.rejected.clone();
         let followers: Vec<_> =
             record.followers.drain(..).filter_map(|follower| follower.upgrade()).collect();
         drop(record);
         followers.iter().for_each(|follower| follower.tell(|news| news.is_over = true));
+        rejected
     }
 
     pub(super) fn request(&self, request: &LiveRequest) {

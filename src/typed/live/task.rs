@@ -17,7 +17,7 @@ use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
 use crate::typed::kept::Keeper;
 use crate::typed::whole::{WholeView, drain};
-use crate::typed::{Store, yield_once};
+use crate::typed::{EndGuard, Store, yield_once};
 
 /// What the task has to do next.
 enum LiveCue {
@@ -46,7 +46,7 @@ pub(super) struct LiveTask<T, S: Store> {
     /// The state, and what is not applied, beside what the keeper has to say.
     noted: (LiveState, Vec<Rejected>),
     /// Also if the task is dropped before it has run.
-    end: EndGuard<T, S>,
+    end: EndGuard<S>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
@@ -113,8 +113,8 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     ) -> Self {
         let value = made.value.expect("the first value equals no earlier one");
         let shared = Arc::new(LiveShared::new(value, made.tree, state));
-        let end =
-            EndGuard { shared: shared.clone(), store: plan.store.clone(), name: plan.keys.name().to_owned() };
+        let ended = shared.clone();
+        let end = EndGuard::new(plan.store.clone(), plan.keys.name(), move || ended.end());
         let keeper = Keeper::new(plan.last_good.clone(), None);
         let (has_news, noted) = (false, (state, rejected));
         let task = Self { plan, watch, has_news, view, shared, instead, keeper, noted, end };
@@ -214,20 +214,6 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         if let Some(before) = self.shared.note_state(state, &rejected) {
             self.plan.store.note_rejected(self.plan.keys.name(), &before, &rejected);
         }
-    }
-}
-
-/// Tells the handles and the node when the task ends, also if it is dropped with its runtime.
-struct EndGuard<T, S: Store> {
-    shared: Arc<LiveShared<T>>,
-    store: S,
-    name: String,
-}
-
-impl<T, S: Store> Drop for EndGuard<T, S> {
-    fn drop(&mut self) {
-        self.shared.end();
-        self.store.note_rejected(&self.name, &self.shared.rejected(), &[]);
     }
 }
 

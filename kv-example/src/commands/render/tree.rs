@@ -226,10 +226,15 @@ pub(super) fn is_content(path: &Path, value: &[u8]) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::net::UnixStream;
+    use std::process::{Child, Command};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     use tidings_proptest::Folder;
+    use tidings_proptest::processes::eventually;
 
     use super::*;
 
@@ -299,23 +304,24 @@ mod tests {
         if memory.is_dir() { Folder::below(memory) } else { Folder::new() }
     }
 
+    fn swap(tree: &Tree, state: usize) {
+        let content = content(state);
+        let files: BTreeMap<&str, &[u8]> = FILES.iter().map(|file| (*file, &content[..])).collect();
+        assert!(tree.write(&files).unwrap());
+    }
+
     #[test]
     fn readers_see_no_mixture_in_10_000_swaps() {
         let folder = folder();
         let tree = Tree::open(&folder.0, 0o644).unwrap();
-        let swap = |state| {
-            let content = content(state);
-            let files: BTreeMap<&str, &[u8]> = FILES.iter().map(|file| (*file, &content[..])).collect();
-            assert!(tree.write(&files).unwrap());
-        };
-        swap(1);
+        swap(&tree, 1);
         let (is_over, dir) = (AtomicBool::new(false), &folder.0);
         let in_force = || read_all(&dir.join(fs::read_link(dir.join(DATA))?));
         let linked = || Ok(vec![fs::read_to_string(dir.join("tls/key"))?]);
         let (together, alone) = thread::scope(|scope| {
             let together = scope.spawn(|| read_on(&is_over, in_force));
             let alone = scope.spawn(|| read_on(&is_over, linked));
-            (2..=SWAPS + 1).for_each(swap);
+            (2..=SWAPS + 1).for_each(|state| swap(&tree, state));
             is_over.store(true, Ordering::Relaxed);
             (together.join().unwrap(), alone.join().unwrap())
         });
@@ -325,6 +331,125 @@ mod tests {
             assert!(seen.whole > 100 && seen.states > 100, "few reads: {seen:?}");
         }
         assert_eq!(fs::read(dir.join("a")).unwrap(), content(SWAPS + 1));
+    }
+
+    /// An nginx that serves a directory. Its own files are beside it.
+    struct Nginx {
+        process: Child,
+        socket: PathBuf,
+    }
+
+    impl Nginx {
+        /// `None`: the program is missing.
+        fn start(own: &Path, dir: &Path) -> Option<Self> {
+            // As `.ci/run` has it: in `tmp` beside the folder of the build that this test belongs to.
+            let test = std::env::current_exe().unwrap();
+            let kept = test.ancestors().nth(3).unwrap().join("tmp/nginx/usr/sbin/nginx");
+            let program = if kept.exists() { kept } else { "nginx".into() };
+            let (own, dir) = (own.display(), dir.display());
+            let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+            let temporary: String = temporary.map(|name| format!("{name}_temp_path {own}/{name};")).concat();
+            let config = format!(
+                "daemon off; master_process off; pid {own}/pid; error_log stderr crit; events {{}}
+                 http {{ {temporary} access_log off; keepalive_requests 100000000; server {{
+                    listen unix:{own}/socket;
+                    location /links/ {{ alias {dir}/; }}
+                    location = /now {{ root {dir}/..data; return 200 $realpath_root; }}
+                    location /states/ {{ alias {dir}/; }}
+                 }} }}"
+            );
+            fs::write(format!("{own}/conf"), config).unwrap();
+            let mut command = Command::new(program);
+            command.args(["-p", &own.to_string(), "-c", &format!("{own}/conf"), "-e", "stderr"]);
+            let process = match command.spawn() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    assert!(std::env::var_os("CI").is_none(), "nginx is missing");
+                    println!("SKIPPED: nginx is missing");
+                    return None;
+                }
+                started => started.unwrap(),
+            };
+            let nginx = Self { process, socket: format!("{own}/socket").into() };
+            eventually("it serves", || UnixStream::connect(&nginx.socket).is_ok());
+            Some(nginx)
+        }
+
+        fn client(&self) -> NginxClient {
+            NginxClient(RefCell::new(BufReader::new(UnixStream::connect(&self.socket).unwrap())))
+        }
+    }
+
+    impl Drop for Nginx {
+        fn drop(&mut self) {
+            _ = self.process.kill();
+            _ = self.process.wait();
+        }
+    }
+
+    /// A connection that asks for one file after the other.
+    struct NginxClient(RefCell<BufReader<UnixStream>>);
+
+    impl NginxClient {
+        fn get(&self, path: &str) -> io::Result<String> {
+            let mut stream = self.0.borrow_mut();
+            write!(stream.get_mut(), "GET {path} HTTP/1.1\r\nhost: nginx\r\n\r\n").unwrap();
+            let mut head: Vec<String> = Vec::new();
+            while head.last().is_none_or(|line| line != "\r\n") {
+                let mut line = String::new();
+                assert!(stream.read_line(&mut line).unwrap() > 0, "nginx goes on: {head:?}");
+                head.push(line);
+            }
+            let length =
+                head.iter().find_map(|line| line.strip_prefix("Content-Length: ")?.trim().parse().ok());
+            let mut body = vec![0; length.expect("it says so")];
+            stream.read_exact(&mut body).unwrap();
+            match head[0].split(' ').nth(1) {
+                Some("200") => Ok(String::from_utf8(body).unwrap()),
+                // 500: what the link led to was removed while nginx followed it.
+                Some("404" | "500") => Err(io::ErrorKind::NotFound.into()),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// All files below a path.
+        fn all(&self, below: &str) -> io::Result<Vec<String>> {
+            FILES.iter().map(|file| self.get(&format!("{below}/{file}"))).collect()
+        }
+    }
+
+    #[test]
+    fn nginx_serves_no_mixture_in_10_000_swaps() {
+        let (own, folder) = (folder(), folder());
+        let Some(nginx) = Nginx::start(&own.0, &folder.0) else { return };
+        let (tree, is_over) = (Tree::open(&folder.0, 0o644).unwrap(), AtomicBool::new(false));
+        swap(&tree, 1);
+        let [together, alone, mixed] = thread::scope(|scope| {
+            let clients = [nginx.client(), nginx.client(), nginx.client()];
+            let [together, alone, mixed] = clients.map(|client| (client, &is_over));
+            let readers = [
+                // The client asks once which state is in force, and reads all files of that one.
+                scope.spawn(move || {
+                    read_on(together.1, || {
+                        let state = together.0.get("/now")?;
+                        together.0.all(&format!("/states/{}", state.rsplit('/').next().unwrap()))
+                    })
+                }),
+                scope.spawn(move || read_on(alone.1, || Ok(vec![alone.0.get("/links/tls/key")?]))),
+                // The control: each file by its own link.
+                scope.spawn(move || read_on(mixed.1, || mixed.0.all("/links"))),
+            ];
+            (2..=SWAPS + 1).for_each(|state| swap(&tree, state));
+            is_over.store(true, Ordering::Relaxed);
+            readers.map(|reader| reader.join().unwrap())
+        });
+        println!(
+            "all files of one state: {together:?}\none file: {alone:?}\nfiles by their links: {mixed:?}"
+        );
+        for seen in [together, alone] {
+            assert_eq!(seen.mixed, 0, "{seen:?}");
+            assert!(seen.whole > 100 && seen.states > 100, "few reads: {seen:?}");
+        }
+        assert!(mixed.mixed > 0, "{mixed:?}");
     }
 
     #[test]
