@@ -62,8 +62,8 @@ struct Token {
 }
 
 impl Token {
-    fn new(file: Option<PathBuf>, text: Option<String>) -> Self {
-        Self { file, now: Mutex::new(text.as_deref().and_then(Self::of)) }
+    fn new(file: Option<PathBuf>, text: Option<&str>) -> Self {
+        Self { file, now: Mutex::new(text.and_then(Self::of)) }
     }
 
     fn of(text: &str) -> Option<String> {
@@ -134,7 +134,7 @@ impl Target {
         let config = config.timeout_connect(Some(self.timeout)).timeout_recv_response(Some(self.timeout));
         let config = config.max_idle_age(IDLE_TIME_MAX);
         let config = if base.starts_with("https://") { config.tls_config(self.tls()?) } else { config };
-        let token = Token::new(self.token_file.clone(), token).into();
+        let token = Token::new(self.token_file.clone(), token.as_deref()).into();
         Ok(Client { agent: config.build().into(), base, token, timeout: self.timeout })
     }
 }
