@@ -67,6 +67,15 @@ pub enum WriteError {
         /// The stamp of the key's present value, if it has one.
         current: Option<Stamp>,
     },
+    /// The condition of [`Batch::unchanged_since`](crate::core::Batch::unchanged_since) does not hold on this node.
+    #[error(
+        "keys that begin with \"{}\" were changed since they were read; nothing was written",
+        Escaped(prefix)
+    )]
+    Changed {
+        /// What the keys begin with.
+        prefix: String,
+    },
     /// A check of this node (`Builder::validate`) finds the value invalid.
     #[error("the value of \"{}\" is not valid: {reason}; nothing was written", Escaped(key))]
     Invalid {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
@@ -50,8 +51,36 @@ pub(crate) struct Target {
 pub(crate) struct Client {
     agent: Agent,
     base: String,
-    token: Option<String>,
+    token: Arc<Token>,
     timeout: Duration,
+}
+
+/// The bearer token. It is replaced while commands run: when a node refuses it, its file is read again.
+struct Token {
+    file: Option<PathBuf>,
+    now: Mutex<Option<String>>,
+}
+
+impl Token {
+    fn new(file: Option<PathBuf>, text: Option<&str>) -> Self {
+        Self { file, now: Mutex::new(text.and_then(Self::of)) }
+    }
+
+    fn of(text: &str) -> Option<String> {
+        Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+    }
+
+    fn now(&self) -> Option<String> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The token that is in the file now, if it is not the one that was refused.
+    fn read_again(&self, refused: Option<&str>) -> Option<String> {
+        let text = std::fs::read_to_string(self.file.as_ref()?).ok()?;
+        let token = Self::of(&text).filter(|token| Some(&**token) != refused)?;
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        Some(token)
+    }
 }
 
 impl std::fmt::Debug for Client {
@@ -105,7 +134,7 @@ impl Target {
         let config = config.timeout_connect(Some(self.timeout)).timeout_recv_response(Some(self.timeout));
         let config = config.max_idle_age(IDLE_TIME_MAX);
         let config = if base.starts_with("https://") { config.tls_config(self.tls()?) } else { config };
-        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        let token = Token::new(self.token_file.clone(), token.as_deref()).into();
         Ok(Client { agent: config.build().into(), base, token, timeout: self.timeout })
     }
 }
@@ -178,11 +207,31 @@ impl Client {
         body: &[u8],
         within: Option<Duration>,
     ) -> Result<Response<Body>, Failure> {
+        let token = self.token.now();
+        let response = self.send_with(token.as_deref(), method, path, headers, body, within)?;
+        if response.status() != 401 {
+            return Ok(response);
+        }
+        match self.token.read_again(token.as_deref()) {
+            Some(token) => self.send_with(Some(&token), method, path, headers, body, within),
+            None => Ok(response),
+        }
+    }
+
+    fn send_with(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+        within: Option<Duration>,
+    ) -> Result<Response<Body>, Failure> {
         let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        if let Some(token) = &self.token {
+        if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let sent = match method {

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::process::Output;
 
-use common::{Running, ask, folder, serve};
+use common::{Running, ask, folder, relay, run_with_input, serve};
 use serde_json::{Value, json};
 
 fn shown(output: &Output) -> String {
@@ -159,6 +159,44 @@ fn import_is_one_step_and_refused_as_a_whole() {
         let (status, body) = batch(&node, &wrong);
         assert!(status == 400 && body["error"].is_string(), "{wrong}: {body}");
     }
+}
+
+#[test]
+fn import_is_refused_if_any_of_its_keys_has_changed() {
+    let node = serve("a", &[], &[]);
+    let input = br#"{"same": 1, "other": 2}"#;
+    let words = ["config", "import", "app/", "-", "--format", "json", "--prune"];
+    // What somebody else writes between the read and the write of an import.
+    let import = |theirs: &'static [&'static str]| {
+        for (key, value) in [("app/same", "1"), ("app/other", "1"), ("app/pruned", "1")] {
+            node.line(&["put", key, value]);
+        }
+        let http = node.http.clone();
+        let relay = relay(&node, u64::MAX, move |part| {
+            if part.starts_with("POST /v1/batch") {
+                assert!(run_with_input(&http, theirs, b"").status.success());
+            }
+        });
+        run_with_input(&relay, &words, input)
+    };
+    for theirs in [&["put", "app/same", "9"][..], &["put", "app/new", "9"], &["del", "app/same"]] {
+        let refused = import(theirs);
+        assert!(code(&refused) == 4 && said(&refused).contains("were changed"), "{}", said(&refused));
+        assert_eq!(
+            (node.line(&["get", "app/other"]), node.line(&["get", "app/pruned"])),
+            ("1".into(), "1".into())
+        );
+    }
+    let done = import(&["put", "apple", "9"]);
+    assert_eq!(code(&done), 0, "{}", said(&done));
+    assert_eq!(node.line(&["list", "app/", "--keys-only"]), "app/other\napp/same");
+    // A revision of another run of the node is no condition that holds.
+    let since = "0000000000000001-0000000000000001";
+    let other =
+        json!({ "writes": [{ "put": "x", "value": "1" }], "unchanged": { "prefix": "x", "since": since } });
+    assert_eq!(batch(&node, &other).0, 412);
+    let wrong = json!({ "writes": [], "unchanged": { "prefix": "x", "since": "now" } });
+    assert_eq!(batch(&node, &wrong).0, 400);
 }
 
 #[test]

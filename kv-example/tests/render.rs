@@ -124,6 +124,57 @@ fn rendering_goes_on_when_the_node_is_back() {
 }
 
 #[test]
+fn replaced_token_is_read_from_its_file_again() {
+    let folder = folder("render-token");
+    let (out, own) = (folder.join("out"), folder.join("own"));
+    let [full, read_only] = ["full", "read"].map(|name| folder.join(name));
+    let token = |name: &str| format!("{name}-{}", common::SECRET.replace(' ', "-"));
+    common::private_file(&full, token("full"));
+    common::private_file(&read_only, token("one"));
+    common::private_file(&own, token("one"));
+    let http = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string() };
+    let start = || {
+        let mut command = program();
+        command.args([
+            "serve",
+            "--name",
+            "a",
+            "--listen",
+            "127.0.0.1:0",
+            "--profile",
+            "local",
+            "--log",
+            "off",
+        ]);
+        command.args(["--http", &http, "--token-file"]).arg(&full).arg("--read-token-file").arg(&read_only);
+        command.env("TIDINGS_SECRET", common::SECRET);
+        common::start(command)
+    };
+    let put = |node: &Running, value: &str| {
+        let path = format!("{}/v1/kv/app/a", node.http);
+        let bearer = format!("Bearer {}", token("full"));
+        common::ask("PUT", &path, &[("authorization", &bearer)], value.as_bytes()).status
+    };
+    let node = start();
+    let words = ["--token-file", own.to_str().unwrap()];
+    let _rendering = begin(&node.http, &words, &out);
+    let mut watch = program();
+    watch.args(["watch", "app/", "--count", "2"]).args(words).env("TIDINGS_NODE", &node.http);
+    let watch = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(put(&node, "1"), 200);
+    eventually("it is rendered", || read(&out, "a") == "1");
+    drop(node);
+    common::private_file(&read_only, token("two"));
+    let node = start();
+    assert_eq!(put(&node, "2"), 200);
+    // Those who follow get their token later than the node.
+    common::private_file(&own, token("two"));
+    eventually("it is rendered with the next token", || read(&out, "a") == "2");
+    let told = String::from_utf8(watch.wait_with_output().unwrap().stdout).unwrap();
+    assert!(told.ends_with("app/a = 2\n"), "{told}");
+}
+
+#[test]
 fn node_that_has_not_caught_up_deletes_no_files() {
     let folder = folder("render-ready");
     let out = folder.join("out");

@@ -83,10 +83,10 @@ fn dump_with_values_beside_their_schema_is_loaded() {
 fn load_keeps_what_was_written_meanwhile() {
     let node = serve("a", &[], &[]);
     let (http, asked) = (node.http.clone(), Arc::new(Mutex::new(String::new())));
-    let note = asked.clone();
+    let all = asked.clone();
     // Between the read of the key and its write.
     let http = relay(&node, u64::MAX, move |part| {
-        note.lock().unwrap().push_str(part);
+        all.lock().unwrap().push_str(part);
         if part.starts_with("PUT /v1/kv/k%2Fx") || part.starts_with("PUT /v1/kv/k/x") {
             assert!(run_with_input(&http, &["put", "k/x", "theirs"], b"").status.success());
         }

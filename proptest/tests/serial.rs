@@ -141,7 +141,7 @@ fn public_types_have_the_documented_forms() {
         &json!({ "writes": [
         { "put": { "key": "k", "value": "dg==", "options": { "ttl": null, "is_ephemeral": true, "only_if": null } } },
         { "delete": { "key": "l", "only_if": null } },
-    ] }),
+    ], "unchanged": [] }),
     );
     let mut config = Config::lan();
     config.value_bytes_max = 0;

@@ -448,7 +448,19 @@ fn batches<S: Store>(store: &S) {
     assert!(store.put_if_changed("a/2", b"2").unwrap().is_some());
     store.put_with("a/2", b"2", PutOptions::new().ttl(ms(3_600_000))).unwrap();
     assert!(store.put_if_changed("a/2", b"2").unwrap().is_some(), "it would have expired");
-    store.put("ab", b"another prefix").unwrap();
+    let since = store.put("ab", b"another prefix").unwrap().revision();
+    let unchanged =
+        |prefix| store.batch().put("b/1", "1").delete("b/1").unchanged_since(prefix, since).commit();
+    unchanged("a/").unwrap();
+    for change in [|store: &S| store.put("a/4", b"4").unwrap(), |store: &S| store.delete("a/4").unwrap()] {
+        let since = store.put("ab", b"another prefix").unwrap().revision();
+        let batch = |prefix| store.batch().put("b/1", "1").unchanged_since(prefix, since).commit();
+        change(store);
+        assert_eq!(batch("a/").unwrap_err(), WriteError::Changed { prefix: "a/".to_owned() });
+        assert!(store.get("b/1").is_none(), "nothing of it was written");
+        batch("ab").unwrap();
+        store.delete("b/1").unwrap();
+    }
     assert_eq!((store.delete_prefix("a/"), store.delete_prefix("a/")), (Ok(2), Ok(0)));
     assert_eq!(keys(""), ["ab"]);
 }

@@ -14,6 +14,7 @@ use crate::error::WriteError;
 use crate::form;
 use crate::id::RunId;
 use crate::store::OnlyIf;
+use crate::store::entry::Revision;
 use crate::store::key::{self, CounterPart};
 use crate::time::{Lifetime, Stamp, Time};
 
@@ -21,6 +22,9 @@ use crate::time::{Lifetime, Stamp, Time};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Batch {
     pub(crate) writes: Vec<BatchWrite>,
+    /// Prefixes below which nothing may have changed since a revision.
+    #[serde(default)]
+    unchanged: Vec<(String, Revision)>,
 }
 
 /// One write of a batch.
@@ -121,6 +125,16 @@ impl Batch {
         self.writes.is_empty()
     }
 
+    /// Makes it a condition of the whole batch that on this node no key that begins with `prefix` was written, deleted or
+    /// dropped at the end of its time to live since the change log's head was at this revision
+    /// ([`Status::head`](crate::Status::head)). Take the revision before you read. It does not hold either if the node was
+    /// started since, or has made thousands of changes.
+    #[must_use]
+    pub fn unchanged_since(mut self, prefix: impl AsRef<str>, revision: Revision) -> Self {
+        self.unchanged.push((prefix.as_ref().to_owned(), revision));
+        self
+    }
+
     fn with(mut self, write: BatchWrite) -> Self {
         self.writes.push(write);
         self
@@ -190,6 +204,11 @@ impl Replica {
             return Err(WriteError::BatchTooLarge { writes: batch.writes.len() });
         }
         self.check_batch_valid(batch)?;
+        let has_changed =
+            |(prefix, since): &&(String, Revision)| !self.store.is_unchanged(&key::register(prefix), *since);
+        if let Some((prefix, _)) = batch.unchanged.iter().find(has_changed) {
+            return Err(WriteError::Changed { prefix: prefix.clone() });
+        }
         let mut keys = Vec::with_capacity(batch.writes.len());
         let mut shares = BTreeMap::new();
         for write in &batch.writes {

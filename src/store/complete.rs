@@ -1,7 +1,8 @@
 //! Which keys are complete. A key is not complete while a batch of another node that changed it may still be arriving.
 
 #[cfg(feature = "json")]
-use super::entry::{Entry, Revision};
+use super::entry::Entry;
+use super::entry::Revision;
 #[cfg(feature = "json")]
 use super::key::readable_key;
 use super::{Dot, DotSet, LocalStore};
@@ -11,8 +12,7 @@ use crate::store::coverage::Clocks;
 use crate::time::Time;
 
 /// The most changes that are looked through for those below one prefix: bounds the work under the lock. Beyond it, all
-/// keys below the prefix are read instead.
-#[cfg(feature = "json")]
+/// keys below the prefix are read instead, and count as changed.
 const CHANGES_MAX: usize = 4_096;
 
 /// The keys below a prefix as they were at one instant, or those that have changed since an earlier one;
@@ -28,6 +28,18 @@ pub struct WholeLook {
     pub revision: Revision,
     /// `false` while a batch of another node that writes or deletes some of these keys may still be arriving.
     pub is_whole: bool,
+}
+
+impl LocalStore {
+    /// Whether it is known that no key below a prefix has changed since `since`.
+    pub(crate) fn is_unchanged(&self, prefix: &[u8], since: Revision) -> bool {
+        if since.log != self.log.id || since.number < self.log.floor() {
+            return false;
+        }
+        let mut rows = self.log.rows_after(since.number);
+        let is_below = |(_, id)| self.row(id).dot_set.key().starts_with(prefix);
+        !rows.by_ref().take(CHANGES_MAX).any(is_below) && rows.next().is_none()
+    }
 }
 
 #[cfg_attr(not(feature = "json"), allow(dead_code, reason = "views alone ask for it"))]

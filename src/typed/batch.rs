@@ -4,6 +4,7 @@ use super::Store;
 use crate::error::WriteError;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
+use crate::store::entry::Revision;
 
 /// Several writes that a node applies in one local step, all or none. It is not a transaction across nodes: peers may
 /// see the writes one after another.
@@ -90,6 +91,15 @@ impl<S: Store> WriteBatch<S> {
     #[must_use]
     pub fn counter_add(mut self, counter: impl AsRef<str>, by: i64) -> Self {
         self.batch = self.batch.counter_add(counter, by);
+        self
+    }
+
+    /// Makes it a condition of the whole batch that on this node no key that begins with `prefix` was written, deleted or
+    /// dropped at the end of its time to live since the change log's head was at this revision
+    /// ([`Status::head`](crate::Status::head)). Take the revision before you read.
+    #[must_use]
+    pub fn unchanged_since(mut self, prefix: impl AsRef<str>, revision: Revision) -> Self {
+        self.batch = self.batch.unchanged_since(prefix, revision);
         self
     }
 

@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
-use tidings::{OnlyIf, PutOptions, Stamp};
+use tidings::{OnlyIf, PutOptions, Revision, Stamp};
 
 use super::kv::Wants;
 use super::{ApiError, App, AppState, Ask};
@@ -29,6 +29,15 @@ pub(super) fn routes() -> Router<Arc<App>> {
 #[serde(deny_unknown_fields)]
 struct Batch {
     writes: Vec<Write>,
+    unchanged: Option<Unchanged>,
+}
+
+/// Nothing below the prefix may have changed since this node's head was at the revision.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchanged {
+    prefix: String,
+    since: Revision,
 }
 
 /// A put of a value, or a delete.
@@ -89,6 +98,9 @@ async fn write(
     let batch: Batch = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request(format!("this is no batch: {error}")))?;
     let mut writes = app.node.batch();
+    if let Some(Unchanged { prefix, since }) = batch.unchanged {
+        writes = writes.unchanged_since(prefix, since);
+    }
     for write in batch.writes {
         writes = match write.parse().map_err(ApiError::bad_request)? {
             Parsed::Delete(key, None) => writes.delete(key),

@@ -193,7 +193,9 @@ impl From<WriteError> for ApiError {
         let (status, code) = match error {
             WriteError::KeyEmpty | WriteError::KeyTooLong { .. } => (StatusCode::BAD_REQUEST, "key"),
             WriteError::ValueTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
-            WriteError::Condition { .. } => (StatusCode::PRECONDITION_FAILED, "condition"),
+            WriteError::Condition { .. } | WriteError::Changed { .. } => {
+                (StatusCode::PRECONDITION_FAILED, "condition")
+            }
             WriteError::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             WriteError::CounterOverflow => (StatusCode::CONFLICT, "overflow"),
             WriteError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),

@@ -44,7 +44,7 @@ pub(crate) enum Config {
     History(History),
     /// Compare a document with the store; ends with 1 if they differ
     Diff(Diff),
-    /// Write what a document has, in one step; refused if something was changed meanwhile
+    /// Write what a document has, in one step; refused if a key below the prefix was changed meanwhile
     Import(Import),
     /// Write the document to a file
     Export(Export),
@@ -115,7 +115,7 @@ impl Set {
             let error = format!("\"{}\" has fields of its own, as \"{}\"", self.path, removed.key);
             return Err(Failure::usage(format!("{error}; nothing was written")).hint("delete them first"));
         }
-        apply(&client, &changes)?;
+        apply(&client, &changes, &Value::Null)?;
         show(&self.target, &changes)
     }
 }
@@ -274,12 +274,14 @@ impl Import {
     fn run(&self) -> Result<(), Failure> {
         let whole = self.source.read()?;
         let client = self.target.client()?;
+        // Before the keys are read: what changes while they are is among what changes later.
+        let since = client.get("/v1/status")?.json()?["store"]["head"].clone();
         let changes = tree::changes(&self.prefix, &held(&client, &self.prefix)?, &whole, self.prune)?;
         if self.dry_run {
             show(&self.target, &changes)?;
             return check(&client, &changes);
         }
-        apply(&client, &changes)?;
+        apply(&client, &changes, &json!({ "prefix": self.prefix, "since": since }))?;
         show(&self.target, &changes)
     }
 }
@@ -352,8 +354,9 @@ fn held(client: &Client, prefix: &str) -> Result<BTreeMap<String, Held>, Failure
     Ok(held)
 }
 
-/// Writes changes in one step, if nothing that they are for has changed meanwhile.
-fn apply(client: &Client, changes: &[Change]) -> Result<(), Failure> {
+/// Writes changes in one step, if on the node nothing that they are for has changed meanwhile, nor anything that has to be
+/// unchanged.
+fn apply(client: &Client, changes: &[Change], unchanged: &Value) -> Result<(), Failure> {
     if changes.is_empty() {
         return Ok(());
     }
@@ -365,7 +368,11 @@ fn apply(client: &Client, changes: &[Change]) -> Result<(), Failure> {
         }
     };
     let writes: Vec<Value> = changes.iter().map(write).collect();
-    client.ask("POST", "/v1/batch", &[], json!({ "writes": writes }).to_string().as_bytes())?;
+    let mut batch = json!({ "writes": writes });
+    if !unchanged.is_null() {
+        batch["unchanged"] = unchanged.clone();
+    }
+    client.ask("POST", "/v1/batch", &[], batch.to_string().as_bytes())?;
     Ok(())
 }
 

@@ -82,6 +82,9 @@ impl Watch {
                     match client.stream("GET", &path, last.as_deref()) {
                         Ok(stream) => break stream,
                         Err(failure) if failure.is(Exit::Unreachable) || failure.is(Exit::TimedOut) => {}
+                        // The node may have its next token before this side has.
+                        Err(failure)
+                            if failure.is_refusal("unauthorized") && self.target.token_file.is_some() => {}
                         Err(failure) => return Err(failure),
                     }
                 };

@@ -476,6 +476,21 @@ mod tests {
     }
 
     #[test]
+    fn command_is_due_from_before_a_change_to_its_success() {
+        let folder = folder();
+        let tree = Tree::open(&folder.0, 0o644).unwrap().with_command();
+        let write = |value: &[u8], name: &str| tree.write(&[("a", value), (name, value)].into());
+        assert!(write(b"1", "b").unwrap() && tree.due.is_noted());
+        // Of a process before this one.
+        assert!(!write(b"1", "b").unwrap() && tree.due.is_noted());
+        tree.due.clear().unwrap();
+        assert!(!write(b"1", "b").unwrap() && !tree.due.is_noted());
+        // An error on the way may be one behind the change.
+        write(b"2", &"n".repeat(256)).unwrap_err();
+        assert!(tree.due.is_noted());
+    }
+
+    #[test]
     fn files_replaced_one_by_one_are_read_mixed() {
         let (folder, is_over) = (folder(), AtomicBool::new(false));
         fs::create_dir(folder.at("tls")).unwrap();
