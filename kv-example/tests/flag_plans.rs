@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Output;
 
-use common::{Running, ask, serve};
+use common::{Running, ask, conflict, serve};
 use serde_json::{Value, json};
 use tidings_proptest::processes::{eventually, signal};
 
@@ -117,6 +117,30 @@ fn metric_of_any_node_stops_a_plan_and_takes_it_back() {
     eventually("the node's own metric stops it", || plan(&b, "own")["state"] == "stopped");
     assert!(plan(&b, "own")["reason"].as_str().unwrap().contains("\"c\""), "{}", plan(&b, "own"));
     eventually("it is rolled back", || share(&b, "own").is_null());
+}
+
+#[test]
+fn plan_that_two_sides_changed_is_taken_back_without_a_runner() {
+    let step = |percent: u8| json!({ "wait_ms": 0, "edit": { "rollout": { "variant": "on", "percent": f64::from(percent) } } });
+    let flag =
+        json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off" });
+    let before = json!({ "id": "1", "by": "ann", "note": "", "steps": [step(5), step(100)], "state": "paused",
+        "done": 0, "next_ms": 0, "base": null, "stop_if": null, "on_stop": "hold", "reason": "", "token": "" });
+    let mut after = before.clone();
+    (after["state"], after["done"], after["base"]) = (json!("running"), json!(1), flag.clone());
+    for (action, state) in [("roll-back", "rolled_back"), ("cancel", "cancelled"), ("resume", "running")] {
+        let [a, _b] = conflict("flags-plans/default/f", [&after.to_string(), &before.to_string()]);
+        a.line(&["put", "flags/default/f", &flag.to_string()]);
+        a.line(&["flags", "rollout", "f", "on", "5"]);
+        assert_eq!((&plan(&a, "f")["state"], &plan(&a, "f")["base"]), (&json!("paused"), &flag));
+        a.line(&["flags", "plan", action, "f"]);
+        assert_eq!(plan(&a, "f")["state"], state);
+        assert_eq!(share(&a, "f"), Value::Null, "{action}: the flag is as the plan that counts says");
+        if action == "cancel" {
+            a.line(&["flags", "plan", "roll-back", "f"]);
+            assert_eq!(plan(&a, "f")["state"], "rolled_back");
+        }
+    }
 }
 
 #[test]

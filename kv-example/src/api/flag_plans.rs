@@ -54,15 +54,31 @@ impl By {
     }
 }
 
-fn stored(app: &App, set: &str, flag: &str) -> Result<(Entry, Plan), ApiError> {
+/// A plan with its flag as they are in force.
+struct Stored {
+    entry: Entry,
+    plan: Plan,
+    flag: Option<Entry>,
+    /// What the flag has to become before anything else, because two sides of a partition wrote the plan.
+    made_up: Option<Value>,
+}
+
+fn stored(app: &App, set: &str, flag: &str) -> Result<Stored, ApiError> {
     check_names(set, flag).map_err(ApiError::bad_request)?;
-    let entry = app.node.get(app.flag_names().plan(set, flag));
-    let plan = entry.and_then(|entry| Plan::of_entry(&entry).map(|plan| (entry, plan)));
-    plan.ok_or_else(|| ApiError::not_found(format!("the flag \"{flag}\" of the set \"{set}\" has no plan")))
+    let names = app.flag_names();
+    let flag_entry = app.node.get(names.flag(set, flag));
+    let entry = app.node.get(names.plan(set, flag));
+    let settled = entry.and_then(|entry| {
+        let (plan, made_up) =
+            plan::settled(&plan::versions(&entry), &FlagSeen::of_entry(flag_entry.as_ref()))?;
+        Some(Stored { entry, plan, flag: flag_entry, made_up })
+    });
+    settled
+        .ok_or_else(|| ApiError::not_found(format!("the flag \"{flag}\" of the set \"{set}\" has no plan")))
 }
 
 async fn read(State(app): AppState, At((set, flag)): At<(String, String)>) -> Result<Json<Value>, ApiError> {
-    let (entry, plan) = stored(&app, &set, &flag)?;
+    let Stored { entry, plan, .. } = stored(&app, &set, &flag)?;
     Ok(Json(json!({ "set": set, "flag": flag, "stamp": entry.stamp().to_string(), "plan": plan })))
 }
 
@@ -184,9 +200,8 @@ async fn act(
     At((set, flag, action)): At<(String, String, String)>,
     Ask(by): Ask<By>,
 ) -> Result<Json<Value>, ApiError> {
-    let (entry, plan) = stored(&app, &set, &flag)?;
+    let Stored { entry, plan, flag: flag_entry, made_up } = stored(&app, &set, &flag)?;
     let names = app.flag_names();
-    let flag_entry = app.node.get(names.flag(&set, &flag));
     let by = by.author(&app).by;
     let not_now = |what: &str| {
         ApiError::conflict("plan", format!("the plan cannot be {what}: it is {}", plan.state.text()))
@@ -203,7 +218,8 @@ async fn act(
         "cancel" => return Err(not_now("cancelled")),
         "roll-back" if plan.state == plan::State::RolledBack => return Err(not_now("rolled back")),
         "roll-back" => {
-            let seen = FlagSeen::of_entry(flag_entry.as_ref());
+            let mut seen = FlagSeen::of_entry(flag_entry.as_ref());
+            seen.current = made_up.clone().or(seen.current);
             let back = after(plan.state, "rolled back").taken_back(&seen, 0);
             let (back, definition) = back.map_err(|error| ApiError::conflict("changed", error))?;
             (Plan { state: plan::State::RolledBack, ..back }, definition)
@@ -215,7 +231,12 @@ async fn act(
         value: Some(plan.value()),
         only_if: Some(OnlyIf::Revision(entry.revision())),
     };
-    let note = if definition.is_some() { "a plan was rolled back".to_owned() } else { String::new() };
+    let note = match (&definition, &made_up) {
+        (Some(_), _) => "a plan was rolled back",
+        (None, Some(_)) => plan::SETTLED,
+        (None, None) => "",
+    };
+    let (definition, note) = (definition.or(made_up), note.to_owned());
     let decision = Decision { plan: Plan { by, ..plan }, definition, note };
     plan::write(&app.node, names, &set, &flag, flag_entry.as_ref(), &decision, &write)?;
     Ok(Json(json!({ "set": set, "flag": flag, "plan": decision.plan })))

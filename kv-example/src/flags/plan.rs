@@ -10,7 +10,8 @@
 //!
 //! Invariants: no step is taken while the plan is anything but running, while the flag is not what the plan made of it,
 //! or under a token lower than the one that the plan was written under. Of concurrent versions of a plan one that does
-//! not run counts; if all run, the one with the greatest token and the most steps.
+//! not run counts; if all run, the one with the greatest token and the most steps. What the flag was before the first step
+//! is never lost: a version that does not know it takes it from one that does.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -144,6 +145,11 @@ impl Plan {
         self.definition_after(self.base.as_ref()?, steps).ok()
     }
 
+    /// Whether the plan has made the definition and all that lost.
+    fn has_made_all(&self, flag: &FlagSeen) -> bool {
+        self.has_made(flag.current.as_ref()) && flag.others.iter().all(|other| self.has_made(other.as_ref()))
+    }
+
     fn ended(&self, state: State, reason: impl Into<String>) -> Self {
         Self { state, reason: reason.into(), ..self.clone() }
     }
@@ -196,31 +202,21 @@ pub(crate) fn decide(
     now_ms: u64,
     token: &str,
 ) -> Option<Decision> {
-    let winner = versions.first()?;
-    let own = versions.iter().filter(|version| version.id == winner.id);
-    let plan = own.max_by_key(|plan| (rank(plan.state), &plan.token, plan.done))?;
+    let (plan, made_up) = settled(versions, flag)?;
     if plan.token.as_str() > token {
         return None;
     }
-    let plan = Plan { token: token.to_owned(), ..plan.clone() };
+    let plan = Plan { token: token.to_owned(), ..plan };
     let write =
         |plan: Plan, definition: Option<Value>, note: String| Some(Decision { plan, definition, note });
-    let is_split = versions.len() > 1;
-    let is_ours =
-        plan.has_made(flag.current.as_ref()) && flag.others.iter().all(|other| plan.has_made(other.as_ref()));
-    if is_split {
-        let definition = if is_ours {
-            plan.expected().filter(|expected| flag.current.as_ref() != Some(expected))
-        } else {
-            None
-        };
-        return write(plan, definition, "settled concurrent versions of the plan".to_owned());
+    if versions.len() > 1 {
+        return write(plan, made_up, SETTLED.to_owned());
     }
     if plan.state != State::Running {
         return None;
     }
     let is_begun = plan.base.is_some();
-    if is_begun && (flag.current != plan.expected() || !is_ours) {
+    if is_begun && (flag.current != plan.expected() || !plan.has_made_all(flag)) {
         return write(
             plan.ended(State::Stopped, "the flag was changed by somebody else"),
             None,
@@ -265,6 +261,25 @@ fn checked(definition: Value) -> Result<Value, String> {
         Ok(()) => Ok(definition),
         Err(fault) => Err(fault.error.to_string()),
     }
+}
+
+/// For the history: what a write does that replaces concurrent versions by the one that counts.
+pub(crate) const SETTLED: &str = "settled concurrent versions of the plan";
+
+/// The plan that counts among its versions, the one in force first, and what the flag has to become if they were
+/// concurrent. The definition before the first step is taken from any of them: a version that was paused or ended where
+/// the first step had not arrived does not have it.
+pub(crate) fn settled(versions: &[Plan], flag: &FlagSeen) -> Option<(Plan, Option<Value>)> {
+    let winner = versions.first()?;
+    let own = || versions.iter().filter(|version| version.id == winner.id);
+    let mut plan = own().max_by_key(|plan| (rank(plan.state), &plan.token, plan.done))?.clone();
+    if plan.base.is_none() {
+        let begun = own().filter(|plan| plan.base.is_some()).max_by_key(|plan| (&plan.token, plan.done));
+        plan.base = begun.and_then(|begun| begun.base.clone());
+    }
+    let is_ours = versions.len() > 1 && plan.has_made_all(flag);
+    let expected = plan.expected().filter(|expected| is_ours && flag.current.as_ref() != Some(expected));
+    Some((plan, expected))
 }
 
 /// Finished plans do not stop ones that run: a concurrent version that is not done may still have steps to take back.

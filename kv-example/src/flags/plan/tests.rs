@@ -134,6 +134,61 @@ fn pause_on_one_side_of_a_partition_counts() {
     assert_eq!((settled.plan.done, share(&settled.definition.unwrap())), (2, &json!(25)));
 }
 
+/// What a client writes where no step has arrived yet.
+fn acted_before_the_first_step(state: State) -> Plan {
+    Plan { state, ..plan(&[5.0, 25.0]) }
+}
+
+#[test]
+fn act_beside_the_first_step_keeps_the_way_back() {
+    let (running, definition) = begun(&plan(&[5.0, 25.0]), 1);
+    for state in [State::Paused, State::Cancelled, State::RolledBack] {
+        let acted = acted_before_the_first_step(state);
+        for versions in [[running.clone(), acted.clone()], [acted, running.clone()]] {
+            let settled = decide(&versions, &seen(&definition), None, 0, "1").unwrap();
+            assert_eq!((settled.plan.state, settled.plan.done), (state, 0));
+            assert_eq!(settled.definition, Some(flag()), "the flag is as where it was asked for");
+            assert_eq!(settled.plan.base, Some(flag()));
+            // A change by hand is left alone, and does not lose the way back either.
+            let mut changed = definition.clone();
+            changed["defaultVariant"] = json!("on");
+            let settled = decide(&versions, &seen(&changed), None, 0, "1").unwrap();
+            assert_eq!((settled.definition, settled.plan.base), (None, Some(flag())));
+        }
+    }
+}
+
+#[test]
+fn act_that_crosses_the_first_step_can_be_taken_back() {
+    for state in [State::Paused, State::Cancelled, State::RolledBack] {
+        let mut sim = Sim::new(1).nodes(2);
+        sim.node(0).put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        sim.node(0).put("flags-plans/s/a", plan(&[5.0, 25.0]).value()).unwrap();
+        sim.run_for(Duration::from_secs(1));
+        sim.partition(&[0], &[1]);
+        assert!(run_on(&sim.node(0), "1"), "the first step");
+        sim.node(1).put("flags-plans/s/a", acted_before_the_first_step(state).value()).unwrap();
+        sim.heal();
+        sim.assert_converged();
+        assert!(run_on(&sim.node(0), "1"));
+        let node = sim.node(0);
+        let entry = node.get("flags-plans/s/a").unwrap();
+        let [plan] = &versions(&entry)[..] else { panic!("the versions were settled") };
+        let flag_entry = node.get("flags/s/a");
+        assert_eq!(flag_entry.as_ref().and_then(change::definition_of), Some(flag()), "{state:?}");
+        assert_eq!((plan.state, &plan.base), (state, &Some(flag())));
+        if state == State::Paused {
+            // It goes on from the beginning.
+            node.put("flags-plans/s/a", Plan { state: State::Running, ..plan.clone() }.value()).unwrap();
+            assert!(run_on(&node, "1"));
+            let (plan, now) =
+                (Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap(), node.get("flags/s/a"));
+            let (back, definition) = plan.taken_back(&FlagSeen::of_entry(now.as_ref()), 0).unwrap();
+            assert_eq!((plan.done, back.done, definition), (1, 0, Some(flag())));
+        }
+    }
+}
+
 #[test]
 fn step_that_cannot_be_taken_stops_a_plan() {
     let mut other = flag();
