@@ -144,6 +144,33 @@ fn plan_that_two_sides_changed_is_taken_back_without_a_runner() {
 }
 
 #[test]
+fn plan_of_one_step_is_watched_and_taken_back() {
+    let node = serve("a", &[], &["--voter", "a"]);
+    let begin = |flag: &str, more: &[&str]| {
+        node.line(&["flags", "create", flag]);
+        let words = ["flags", "plan", "start", flag, "--variant", "on", "--steps", "100", "--wait", "1h"];
+        node.line(&[&words[..], more].concat())
+    };
+    begin("free", &[]);
+    begin("watched", &["--stop-if", "errors > 10", "--on-stop", "roll-back"]);
+    eventually("a plan without a condition is done at once", || plan(&node, "free")["state"] == "done");
+    eventually("the other one has taken its step", || share(&node, "watched") == 100);
+    assert_eq!(
+        (&plan(&node, "watched")["state"], &plan(&node, "watched")["watch_ms"]),
+        (&json!("running"), &json!(3_600_000))
+    );
+    assert!(node.line(&["flags", "plan", "show", "watched"]).contains("watched until done in"));
+    node.line(&["put", "flags-metrics/errors/app-1", "11", "--ephemeral"]);
+    eventually("it is taken back", || {
+        plan(&node, "watched")["state"] == "stopped" && share(&node, "watched").is_null()
+    });
+    let url = format!("{}/v1/flags/default/free/plan", node.http);
+    let asked = json!({ "steps": [{ "wait_ms": 0, "edit": "enable" }], "watch_ms": 1_000 }).to_string();
+    let refused = ask("PUT", &url, &[("content-type", "application/json")], asked.as_bytes());
+    assert_eq!(refused.status, 400, "it is about a condition");
+}
+
+#[test]
 fn plan_stops_when_who_reports_its_metric_is_killed() {
     let [a, b, c] = three();
     a.line(&["flags", "create", "checkout"]);

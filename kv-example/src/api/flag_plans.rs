@@ -36,6 +36,8 @@ struct Asked {
     /// Whether a metric that is missing stops it, too.
     #[serde(default)]
     stop_if_missing: bool,
+    /// How long its condition is watched after the last step.
+    watch_ms: Option<u64>,
     #[serde(default)]
     on_stop: OnStop,
 }
@@ -120,6 +122,7 @@ async fn create(
         base: None,
         stop_if,
         stop_if_missing: asked.stop_if_missing,
+        watch_ms: asked.watch_ms,
         on_stop: asked.on_stop,
         reason: String::new(),
         token: String::new(),
@@ -148,11 +151,16 @@ fn check(asked: &Asked, now: u64) -> Result<(), String> {
         return Err(format!("a plan has 1 to {STEPS_MAX} steps, and this one {}", asked.steps.len()));
     }
     let begin = asked.begin_ms.unwrap_or(now);
-    if asked.steps.iter().any(|step| step.wait_ms > WAIT_MS_MAX) || begin > now.saturating_add(WAIT_MS_MAX) {
-        return Err("a plan begins within 366 days, and waits no longer before a step".to_owned());
+    let mut waits = asked.steps.iter().map(|step| step.wait_ms).chain(asked.watch_ms);
+    if waits.any(|wait_ms| wait_ms > WAIT_MS_MAX) || begin > now.saturating_add(WAIT_MS_MAX) {
+        return Err("a plan begins within 366 days, and waits no longer before a step or after the last one"
+            .to_owned());
     }
     if asked.stop_if_missing && asked.stop_if.is_none() {
         return Err("stop_if_missing is about the metric of stop_if, and there is none".to_owned());
+    }
+    if asked.watch_ms.is_some() && asked.stop_if.is_none() {
+        return Err("watch_ms is about the condition of stop_if, and there is none".to_owned());
     }
     Ok(())
 }
@@ -245,8 +253,7 @@ async fn act(
 /// The wait before the next step begins anew; a plan that has not begun keeps its time.
 fn resumed(mut plan: Plan, now: u64) -> Plan {
     if plan.done > 0 {
-        let next = plan.steps.get(plan.done).or(plan.steps.last());
-        plan.next_ms = now.saturating_add(next.map_or(0, |step| step.wait_ms));
+        plan.next_ms = plan.due_ms(now).unwrap_or(now);
     }
     plan
 }

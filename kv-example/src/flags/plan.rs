@@ -21,6 +21,7 @@ use super::Names;
 use super::change::{self, Author, Change, DEFINITION_BYTES_MAX, Write};
 use super::condition::Threshold;
 use super::edit::Edit;
+use super::metrics::{MISSING_MS_MIN, RATE_MS_MIN};
 
 /// Steps of one plan.
 pub(crate) const STEPS_MAX: usize = 64;
@@ -29,6 +30,10 @@ pub(crate) const NEW_PLAN_BYTES_MAX: usize = 64 << 10;
 const PLAN_BYTES_MAX: usize = NEW_PLAN_BYTES_MAX + 2 * DEFINITION_BYTES_MAX;
 /// The longest wait before a step, and how far ahead a plan may begin.
 pub(crate) const WAIT_MS_MAX: u64 = 366 * 86_400_000;
+
+/// The least time for which a plan with a condition is watched after its last step: it takes so long to notice that a
+/// metric is missing, and to make a rate of a source that reports late.
+pub(crate) const WATCH_MS_MIN: u64 = MISSING_MS_MIN + RATE_MS_MIN;
 
 /// What becomes of a plan. Of two concurrent versions the later one in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -102,6 +107,10 @@ pub(crate) struct Plan {
     /// It also stops when nobody reports the metric, or a source of it is gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) stop_if_missing: bool,
+    /// How long its condition is watched after the last step, if that is more than [`WATCH_MS_MIN`]; without it as long as
+    /// the last step waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) watch_ms: Option<u64>,
     pub(crate) on_stop: OnStop,
     /// Why it is in its state, for people.
     pub(crate) reason: String,
@@ -148,6 +157,19 @@ impl Plan {
     /// Whether the plan has made the definition and all that lost.
     fn has_made_all(&self, flag: &FlagSeen) -> bool {
         self.has_made(flag.current.as_ref()) && flag.others.iter().all(|other| self.has_made(other.as_ref()))
+    }
+
+    /// When it is due after its present step, if that was taken now. `None`: nothing follows.
+    pub(crate) fn due_ms(&self, now_ms: u64) -> Option<u64> {
+        let wait_ms = match (self.steps.get(self.done), &self.stop_if) {
+            (Some(next), _) => next.wait_ms,
+            (None, None) => return None,
+            (None, Some(_)) => {
+                let last_wait_ms = self.steps.last().map_or(0, |step| step.wait_ms);
+                self.watch_ms.unwrap_or(last_wait_ms).max(WATCH_MS_MIN)
+            }
+        };
+        Some(now_ms.saturating_add(wait_ms))
     }
 
     fn ended(&self, state: State, reason: impl Into<String>) -> Self {
@@ -290,14 +312,10 @@ fn rank(state: State) -> State {
 fn advanced(mut plan: Plan, current: &Value, now_ms: u64) -> Plan {
     plan.base.get_or_insert_with(|| current.clone());
     plan.done += 1;
-    // The last step is watched for as long as the one before it, if there is something to watch.
-    let last_wait = plan.steps.last().map_or(0, |step| step.wait_ms);
-    match plan.steps.get(plan.done) {
-        Some(next) => plan.next_ms = now_ms.saturating_add(next.wait_ms),
-        None if plan.stop_if.is_some() => plan.next_ms = now_ms.saturating_add(last_wait),
-        None => plan = plan.ended(State::Done, "all steps were taken"),
+    match plan.due_ms(now_ms) {
+        Some(due_ms) => Plan { next_ms: due_ms, ..plan },
+        None => plan.ended(State::Done, "all steps were taken"),
     }
-    plan
 }
 
 /// A threshold is crossed.

@@ -34,6 +34,7 @@ fn plan(shares: &[f64]) -> Plan {
         base: None,
         stop_if: None,
         stop_if_missing: false,
+        watch_ms: None,
         on_stop: OnStop::Hold,
         reason: String::new(),
         token: String::new(),
@@ -110,6 +111,51 @@ fn threshold_stops_and_takes_back_as_asked() {
         decide(from_ref(&plan), &seen(&definition), None, plan.next_ms, "1").unwrap().plan.state,
         State::Done
     );
+}
+
+#[test]
+fn last_step_is_watched_for_at_least_15_s() {
+    let stop_if: Option<Threshold> = "errors > 1".parse().ok();
+    let ends = |plan: &Plan| begun(plan, plan.steps.len()).0.next_ms;
+    let one = Plan { stop_if: stop_if.clone(), ..plan(&[100.0]) };
+    assert_eq!(ends(&one), WATCH_MS_MIN, "it waited for less");
+    assert_eq!(ends(&Plan { watch_ms: Some(60_000), ..one.clone() }), 60_000);
+    assert_eq!(ends(&Plan { watch_ms: Some(1_000), ..one.clone() }), WATCH_MS_MIN);
+    let mut slow = one.clone();
+    slow.steps[0].wait_ms = 60_000;
+    assert_eq!(ends(&slow), 60_000, "as long as the last step waited for");
+    assert_eq!(begun(&plan(&[100.0]), 1).0.state, State::Done, "without a condition nothing is watched");
+    // As programs before this field stored it.
+    let stored: Plan = serde_json::from_slice(&one.value()).unwrap();
+    assert!(stored == one && !String::from_utf8(one.value()).unwrap().contains("watch_ms"));
+}
+
+#[test]
+fn plan_of_one_step_stops_by_its_condition() {
+    for (stop_if, stop_if_missing) in [("rate(errors) > 2", false), ("errors > 1e9", true)] {
+        let sim = &mut Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        node.put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        let one = Plan {
+            stop_if: stop_if.parse().ok(),
+            stop_if_missing,
+            on_stop: OnStop::RollBack,
+            steps: vec![Step { wait_ms: 0, edit: Edit::Disable }],
+            ..plan(&[])
+        };
+        node.put("flags-plans/s/a", one.value()).unwrap();
+        let mut readings = Readings::default();
+        for second in 0..=WATCH_MS_MIN / 1_000 {
+            if !stop_if_missing {
+                node.put("flags-metrics/errors/app", (second * 10).to_string().as_bytes()).unwrap();
+            }
+            run_with(&mut readings, &node, "1");
+            sim.run_for(Duration::from_secs(1));
+        }
+        let plan = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
+        assert_eq!(plan.state, State::Stopped, "{stop_if}: {}", plan.reason);
+        assert_eq!(change::definition_of(&node.get("flags/s/a").unwrap()), Some(flag()), "{stop_if}");
+    }
 }
 
 #[test]
