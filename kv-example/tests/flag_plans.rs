@@ -120,6 +120,36 @@ fn metric_of_any_node_stops_a_plan_and_takes_it_back() {
 }
 
 #[test]
+fn holder_that_cannot_write_leaves_plans_to_another_node() {
+    let nodes = three();
+    let [a, ..] = &nodes;
+    a.line(&["flags", "create", "checkout"]);
+    let words = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5,100", "--wait", "1h"];
+    a.line(&[&words[..], &["--stop-if", "errors > 10", "--on-stop", "roll-back"]].concat());
+    a.run_with_input(&["put", "filler", "-"], &[b'x'; 100_000]);
+    eventually("it has begun everywhere", || {
+        let has = |node: &Running| node.run(&["get", "filler"]).status.success();
+        nodes.iter().all(|node| share(node, "checkout") == 5 && has(node))
+    });
+    let mut held_by = None;
+    eventually("a holder is known", || {
+        held_by = holder(a);
+        held_by.is_some()
+    });
+    let at = ["a", "b", "c"].iter().position(|name| Some(*name) == held_by.as_deref()).unwrap();
+    let (full, other) = (&nodes[at], &nodes[(at + 1) % 3]);
+    let token = plan(full, "checkout")["token"].clone();
+    let config = format!("{}/v1/config", full.http);
+    let json = [("content-type", "application/json")];
+    assert_eq!(ask("PATCH", &config, &json, br#"{"store_bytes_max": 65536}"#).status, 200);
+    assert!(!full.run(&["put", "more", "1"]).status.success(), "the store is full");
+    other.line(&["put", "flags-metrics/errors/app", "11", "--ephemeral"]);
+    eventually("it stops", || plan(other, "checkout")["state"] == "stopped");
+    eventually("it is rolled back", || nodes.iter().all(|node| share(node, "checkout").is_null()));
+    assert_ne!(plan(other, "checkout")["token"], token, "under another lease");
+}
+
+#[test]
 fn plan_that_two_sides_changed_is_taken_back_without_a_runner() {
     let step = |percent: u8| json!({ "wait_ms": 0, "edit": { "rollout": { "variant": "on", "percent": f64::from(percent) } } });
     let flag =
