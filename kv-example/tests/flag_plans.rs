@@ -126,7 +126,7 @@ fn holder_that_cannot_write_leaves_plans_to_another_node() {
     a.line(&["flags", "create", "checkout"]);
     let words = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5,100", "--wait", "1h"];
     a.line(&[&words[..], &["--stop-if", "errors > 10", "--on-stop", "roll-back"]].concat());
-    a.run_with_input(&["put", "filler", "-"], &[b'x'; 100_000]);
+    a.run_with_input(&["put", "filler", "-"], "x".repeat(100_000).as_bytes());
     eventually("it has begun everywhere", || {
         let has = |node: &Running| node.run(&["get", "filler"]).status.success();
         nodes.iter().all(|node| share(node, "checkout") == 5 && has(node))
@@ -151,7 +151,10 @@ fn holder_that_cannot_write_leaves_plans_to_another_node() {
 
 #[test]
 fn plan_that_two_sides_changed_is_taken_back_without_a_runner() {
-    let step = |percent: u8| json!({ "wait_ms": 0, "edit": { "rollout": { "variant": "on", "percent": f64::from(percent) } } });
+    let step = |percent: u8| {
+        let rollout = json!({ "variant": "on", "percent": percent });
+        json!({ "wait_ms": 0, "edit": { "rollout": rollout } })
+    };
     let flag =
         json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off" });
     let before = json!({ "id": "1", "by": "ann", "note": "", "steps": [step(5), step(100)], "state": "paused",

@@ -231,7 +231,8 @@ impl Flag {
     fn plan(&self, plan: &Planned) -> Result<(), Failure> {
         let path = format!("{}/plan{}", self.place.path(&self.name), self.why.query());
         let body = json!({ "steps": plan.steps, "begin_ms": plan.begin_ms, "stop_if": plan.stop_if,
-                           "stop_if_missing": plan.stop_if_missing, "watch_ms": plan.watch_ms, "on_stop": plan.on_stop });
+                           "stop_if_missing": plan.stop_if_missing, "watch_ms": plan.watch_ms,
+                           "on_stop": plan.on_stop });
         let headers = [("content-type", "application/json".to_owned())];
         let answer = self.place.client()?.ask("PUT", &path, &headers, body.to_string().as_bytes())?;
         if !answer.is_found() {

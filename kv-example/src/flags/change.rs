@@ -128,8 +128,8 @@ pub(crate) fn commit<S: Store>(
 ) -> Result<S::Receipt, WriteError> {
     let days = changes.iter().filter_map(|change| day_write(store, names, set, change));
     // A change stands last, so that the receipt has the stamp of its definition.
-    let changed = changes.iter().map(|change| own_write(names, set, change));
-    let own: Vec<Write> = more.cloned().into_iter().chain(days).chain(changed).collect();
+    let definitions = changes.iter().map(|change| own_write(names, set, change));
+    let own: Vec<Write> = more.cloned().into_iter().chain(days).chain(definitions).collect();
     let mut attempts_left = ATTEMPTS_MAX;
     loop {
         let histories = changes.iter().map(|change| history_write(store, names, set, change, author));
