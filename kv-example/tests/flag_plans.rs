@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Output;
 
-use common::{Running, ask, serve};
+use common::{Running, ask, conflict, serve};
 use serde_json::{Value, json};
 use tidings_proptest::processes::{eventually, signal};
 
@@ -117,6 +117,90 @@ fn metric_of_any_node_stops_a_plan_and_takes_it_back() {
     eventually("the node's own metric stops it", || plan(&b, "own")["state"] == "stopped");
     assert!(plan(&b, "own")["reason"].as_str().unwrap().contains("\"c\""), "{}", plan(&b, "own"));
     eventually("it is rolled back", || share(&b, "own").is_null());
+}
+
+#[test]
+fn holder_that_cannot_write_leaves_plans_to_another_node() {
+    let nodes = three();
+    let [a, ..] = &nodes;
+    a.line(&["flags", "create", "checkout"]);
+    let words = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5,100", "--wait", "1h"];
+    a.line(&[&words[..], &["--stop-if", "errors > 10", "--on-stop", "roll-back"]].concat());
+    a.run_with_input(&["put", "filler", "-"], "x".repeat(100_000).as_bytes());
+    eventually("it has begun everywhere", || {
+        let has = |node: &Running| node.run(&["get", "filler"]).status.success();
+        nodes.iter().all(|node| share(node, "checkout") == 5 && has(node))
+    });
+    let mut held_by = None;
+    eventually("a holder is known", || {
+        held_by = holder(a);
+        held_by.is_some()
+    });
+    let at = ["a", "b", "c"].iter().position(|name| Some(*name) == held_by.as_deref()).unwrap();
+    let (full, other) = (&nodes[at], &nodes[(at + 1) % 3]);
+    let token = plan(full, "checkout")["token"].clone();
+    let config = format!("{}/v1/config", full.http);
+    let json = [("content-type", "application/json")];
+    assert_eq!(ask("PATCH", &config, &json, br#"{"store_bytes_max": 65536}"#).status, 200);
+    assert!(!full.run(&["put", "more", "1"]).status.success(), "the store is full");
+    other.line(&["put", "flags-metrics/errors/app", "11", "--ephemeral"]);
+    eventually("it stops", || plan(other, "checkout")["state"] == "stopped");
+    eventually("it is rolled back", || nodes.iter().all(|node| share(node, "checkout").is_null()));
+    assert_ne!(plan(other, "checkout")["token"], token, "under another lease");
+}
+
+#[test]
+fn plan_that_two_sides_changed_is_taken_back_without_a_runner() {
+    let step = |percent: u8| {
+        let rollout = json!({ "variant": "on", "percent": percent });
+        json!({ "wait_ms": 0, "edit": { "rollout": rollout } })
+    };
+    let flag =
+        json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off" });
+    let before = json!({ "id": "1", "by": "ann", "note": "", "steps": [step(5), step(100)], "state": "paused",
+        "done": 0, "next_ms": 0, "base": null, "stop_if": null, "on_stop": "hold", "reason": "", "token": "" });
+    let mut after = before.clone();
+    (after["state"], after["done"], after["base"]) = (json!("running"), json!(1), flag.clone());
+    for (action, state) in [("roll-back", "rolled_back"), ("cancel", "cancelled"), ("resume", "running")] {
+        let [a, _b] = conflict("flags-plans/default/f", [&after.to_string(), &before.to_string()]);
+        a.line(&["put", "flags/default/f", &flag.to_string()]);
+        a.line(&["flags", "rollout", "f", "on", "5"]);
+        assert_eq!((&plan(&a, "f")["state"], &plan(&a, "f")["base"]), (&json!("paused"), &flag));
+        a.line(&["flags", "plan", action, "f"]);
+        assert_eq!(plan(&a, "f")["state"], state);
+        assert_eq!(share(&a, "f"), Value::Null, "{action}: the flag is as the plan that counts says");
+        if action == "cancel" {
+            a.line(&["flags", "plan", "roll-back", "f"]);
+            assert_eq!(plan(&a, "f")["state"], "rolled_back");
+        }
+    }
+}
+
+#[test]
+fn plan_of_one_step_is_watched_and_taken_back() {
+    let node = serve("a", &[], &["--voter", "a"]);
+    let begin = |flag: &str, more: &[&str]| {
+        node.line(&["flags", "create", flag]);
+        let words = ["flags", "plan", "start", flag, "--variant", "on", "--steps", "100", "--wait", "1h"];
+        node.line(&[&words[..], more].concat())
+    };
+    begin("free", &[]);
+    begin("watched", &["--stop-if", "errors > 10", "--on-stop", "roll-back"]);
+    eventually("a plan without a condition is done at once", || plan(&node, "free")["state"] == "done");
+    eventually("the other one has taken its step", || share(&node, "watched") == 100);
+    assert_eq!(
+        (&plan(&node, "watched")["state"], &plan(&node, "watched")["watch_ms"]),
+        (&json!("running"), &json!(3_600_000))
+    );
+    assert!(node.line(&["flags", "plan", "show", "watched"]).contains("watched until done in"));
+    node.line(&["put", "flags-metrics/errors/app-1", "11", "--ephemeral"]);
+    eventually("it is taken back", || {
+        plan(&node, "watched")["state"] == "stopped" && share(&node, "watched").is_null()
+    });
+    let url = format!("{}/v1/flags/default/free/plan", node.http);
+    let asked = json!({ "steps": [{ "wait_ms": 0, "edit": "enable" }], "watch_ms": 1_000 }).to_string();
+    let refused = ask("PUT", &url, &[("content-type", "application/json")], asked.as_bytes());
+    assert_eq!(refused.status, 400, "it is about a condition");
 }
 
 #[test]

@@ -125,16 +125,17 @@ fn history_tells_who_and_leads_back() {
 }
 
 #[test]
-fn stale_flags_are_those_nobody_has_evaluated() {
+fn flag_that_was_made_again_is_not_stale() {
     let node = serve("a", &[], &[]);
-    for flag in ["used", "old", "new"] {
+    for flag in ["again", "new"] {
         node.line(&["flags", "create", flag]);
     }
-    // As the library writes it: the day of the last evaluation.
-    node.line(&["put", "flags-usage/day/default/used", "\"2999-01-01\""]);
-    node.line(&["put", "flags-usage/day/default/old", "\"2020-01-01\""]);
+    // As the library writes it: the day of the last evaluation, here of an earlier flag of the name.
+    node.line(&["put", "flags-usage/day/default/again", "\"2020-01-01\""]);
     let stale = node.line(&["flags", "stale", "--days", "30"]);
-    assert!(stale.contains("old") && !stale.contains("used") && !stale.contains("new"), "{stale}");
+    assert!(!stale.contains("again") && !stale.contains("new"), "{stale}");
+    node.line(&["flags", "delete", "again"]);
+    assert_eq!(code(&node.run(&["get", "flags-usage/day/default/again"])), 1, "the day goes with the flag");
 }
 
 #[test]

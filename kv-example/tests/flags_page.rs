@@ -244,6 +244,86 @@ fn malformed_flag_shows_why_and_is_mended_in_the_editor() {
 }
 
 #[test]
+fn text_that_is_typed_while_a_flag_is_saved_stays() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    for flag in ["one", "two"] {
+        put(&a, &format!("flags/default/{flag}"), CHECKOUT);
+    }
+    let page = open(chromium, "flags-slow", &a, "one");
+    let with = |default: &str| {
+        format!(r#"{{"state":"ENABLED","variants":{{"on":true,"off":false}},"defaultVariant":"{default}"}}"#)
+    };
+    let edit = |text: &str| {
+        page.eval("document.getElementById('flag-editing').open = true");
+        page.wait("flagEdit !== null && !document.getElementById('flag-text').readOnly");
+        page.type_in("flag-text", text);
+    };
+    // Replies to saved definitions wait until the page is told.
+    page.eval(
+        "window.real = call; call = async (method, path, ...more) => { \
+        const reply = await real(method, path, ...more); \
+        if (method === 'PUT') await new Promise(go => window.go = go); return reply; }; 0",
+    );
+    let answer = || {
+        page.wait("!!window.go");
+        page.eval("flagSays(''); window.go(); window.go = null; 0");
+        page.shows("f-said", "was ");
+    };
+    edit(&with("on"));
+    page.click("flag-save");
+    page.wait("!!window.go");
+    page.eval("location.hash = '#flags/default/two'");
+    page.wait("flagNow?.flag === 'two'");
+    edit("two, half");
+    answer();
+    page.shows("flag-text", "two, half");
+    assert_eq!(definition(&a, "one")["defaultVariant"], "on");
+    // What was saved is no draft any more.
+    page.eval("location.hash = '#flags/default/one'");
+    page.wait("flagNow?.flag === 'one' && !flagEdit && [...flagDrafts.keys()].join() === 'default/two'");
+
+    // In the flag itself: it is an edit of what was written.
+    edit(&with("off"));
+    page.click("flag-save");
+    page.wait("!!window.go");
+    page.type_in("flag-text", &with("on"));
+    answer();
+    page.shows("flag-text", r#""defaultVariant":"on""#);
+    page.click("flag-save");
+    answer();
+    page.wait("flagEdit === null");
+    assert_eq!(definition(&a, "one")["defaultVariant"], "on");
+
+    // A new flag that is typed on while it is made.
+    page.click("f-new");
+    page.type_in("flag-new-name", "three");
+    page.type_in("flag-text", &with("off"));
+    page.click("flag-save");
+    page.wait("!!window.go");
+    page.type_in("flag-text", &with("on"));
+    page.eval("window.go(); window.go = null; 0");
+    page.wait("flagNow?.flag === 'three' && flagEdit?.stamp === flagNow.stamp");
+    page.shows("flag-text", r#""defaultVariant":"on""#);
+    assert_eq!(definition(&a, "three")["defaultVariant"], "off");
+    assert_eq!(page.eval("[...flagDrafts.keys()].join()"), "default/two");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+fn flag_whose_variants_are_a_text_does_not_stop_the_page() {
+    let Some(chromium) = browser::program() else { return };
+    let a = serve("a", &[], &[]);
+    put(&a, "flags/default/bad", r#"{"state":"ENABLED","variants":"on,off"}"#);
+    put(&a, "flags-usage/node/x", r#"{"default/bad":{"on":7}}"#);
+    let page = open(chromium, "flags-text", &a, "bad");
+    page.shows("flag-bad", "malformed");
+    page.shows("flag-variants", "not in this definition");
+    page.shows("flag-counted", "Counted on all nodes");
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
 fn one_of_two_versions_of_a_flag_is_kept() {
     let Some(chromium) = browser::program() else { return };
     let off = r#"{"state":"DISABLED","variants":{"on":true},"defaultVariant":"on"}"#;

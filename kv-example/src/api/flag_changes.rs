@@ -139,7 +139,7 @@ async fn read_set(State(app): AppState, At(set): At<String>) -> Json<Value> {
 
 /// The definitions of a set that are in force, as a file in flagd's format.
 async fn file(State(app): AppState, At(set): At<String>) -> Result<impl IntoResponse, ApiError> {
-    let state = app.set_state(&set);
+    let state = app.set_state(&set).await;
     if is_unknown(&app, &state) {
         let error = "this node has not caught up with its cluster and knows no flag of the set yet";
         return Err(ApiError::unavailable("not_ready", error));

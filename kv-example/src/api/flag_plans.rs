@@ -36,6 +36,8 @@ struct Asked {
     /// Whether a metric that is missing stops it, too.
     #[serde(default)]
     stop_if_missing: bool,
+    /// How long its condition is watched after the last step.
+    watch_ms: Option<u64>,
     #[serde(default)]
     on_stop: OnStop,
 }
@@ -54,15 +56,31 @@ impl By {
     }
 }
 
-fn stored(app: &App, set: &str, flag: &str) -> Result<(Entry, Plan), ApiError> {
+/// A plan with its flag as they are in force.
+struct Stored {
+    entry: Entry,
+    plan: Plan,
+    flag: Option<Entry>,
+    /// What the flag has to become before anything else, because two sides of a partition wrote the plan.
+    made_up: Option<Value>,
+}
+
+fn stored(app: &App, set: &str, flag: &str) -> Result<Stored, ApiError> {
     check_names(set, flag).map_err(ApiError::bad_request)?;
-    let entry = app.node.get(app.flag_names().plan(set, flag));
-    let plan = entry.and_then(|entry| Plan::of_entry(&entry).map(|plan| (entry, plan)));
-    plan.ok_or_else(|| ApiError::not_found(format!("the flag \"{flag}\" of the set \"{set}\" has no plan")))
+    let names = app.flag_names();
+    let flag_entry = app.node.get(names.flag(set, flag));
+    let entry = app.node.get(names.plan(set, flag));
+    let settled = entry.and_then(|entry| {
+        let (plan, made_up) =
+            plan::settled(&plan::versions(&entry), &FlagSeen::of_entry(flag_entry.as_ref()))?;
+        Some(Stored { entry, plan, flag: flag_entry, made_up })
+    });
+    settled
+        .ok_or_else(|| ApiError::not_found(format!("the flag \"{flag}\" of the set \"{set}\" has no plan")))
 }
 
 async fn read(State(app): AppState, At((set, flag)): At<(String, String)>) -> Result<Json<Value>, ApiError> {
-    let (entry, plan) = stored(&app, &set, &flag)?;
+    let Stored { entry, plan, .. } = stored(&app, &set, &flag)?;
     Ok(Json(json!({ "set": set, "flag": flag, "stamp": entry.stamp().to_string(), "plan": plan })))
 }
 
@@ -104,6 +122,7 @@ async fn create(
         base: None,
         stop_if,
         stop_if_missing: asked.stop_if_missing,
+        watch_ms: asked.watch_ms,
         on_stop: asked.on_stop,
         reason: String::new(),
         token: String::new(),
@@ -132,11 +151,16 @@ fn check(asked: &Asked, now: u64) -> Result<(), String> {
         return Err(format!("a plan has 1 to {STEPS_MAX} steps, and this one {}", asked.steps.len()));
     }
     let begin = asked.begin_ms.unwrap_or(now);
-    if asked.steps.iter().any(|step| step.wait_ms > WAIT_MS_MAX) || begin > now.saturating_add(WAIT_MS_MAX) {
-        return Err("a plan begins within 366 days, and waits no longer before a step".to_owned());
+    let mut waits = asked.steps.iter().map(|step| step.wait_ms).chain(asked.watch_ms);
+    if waits.any(|wait_ms| wait_ms > WAIT_MS_MAX) || begin > now.saturating_add(WAIT_MS_MAX) {
+        return Err("a plan begins within 366 days, and waits no longer before a step or after the last one"
+            .to_owned());
     }
     if asked.stop_if_missing && asked.stop_if.is_none() {
         return Err("stop_if_missing is about the metric of stop_if, and there is none".to_owned());
+    }
+    if asked.watch_ms.is_some() && asked.stop_if.is_none() {
+        return Err("watch_ms is about the condition of stop_if, and there is none".to_owned());
     }
     Ok(())
 }
@@ -184,9 +208,8 @@ async fn act(
     At((set, flag, action)): At<(String, String, String)>,
     Ask(by): Ask<By>,
 ) -> Result<Json<Value>, ApiError> {
-    let (entry, plan) = stored(&app, &set, &flag)?;
+    let Stored { entry, plan, flag: flag_entry, made_up } = stored(&app, &set, &flag)?;
     let names = app.flag_names();
-    let flag_entry = app.node.get(names.flag(&set, &flag));
     let by = by.author(&app).by;
     let not_now = |what: &str| {
         ApiError::conflict("plan", format!("the plan cannot be {what}: it is {}", plan.state.text()))
@@ -203,7 +226,8 @@ async fn act(
         "cancel" => return Err(not_now("cancelled")),
         "roll-back" if plan.state == plan::State::RolledBack => return Err(not_now("rolled back")),
         "roll-back" => {
-            let seen = FlagSeen::of_entry(flag_entry.as_ref());
+            let mut seen = FlagSeen::of_entry(flag_entry.as_ref());
+            seen.current = made_up.clone().or(seen.current);
             let back = after(plan.state, "rolled back").taken_back(&seen, 0);
             let (back, definition) = back.map_err(|error| ApiError::conflict("changed", error))?;
             (Plan { state: plan::State::RolledBack, ..back }, definition)
@@ -215,7 +239,12 @@ async fn act(
         value: Some(plan.value()),
         only_if: Some(OnlyIf::Revision(entry.revision())),
     };
-    let note = if definition.is_some() { "a plan was rolled back".to_owned() } else { String::new() };
+    let note = match (&definition, &made_up) {
+        (Some(_), _) => "a plan was rolled back",
+        (None, Some(_)) => plan::SETTLED,
+        (None, None) => "",
+    };
+    let (definition, note) = (definition.or(made_up), note.to_owned());
     let decision = Decision { plan: Plan { by, ..plan }, definition, note };
     plan::write(&app.node, names, &set, &flag, flag_entry.as_ref(), &decision, &write)?;
     Ok(Json(json!({ "set": set, "flag": flag, "plan": decision.plan })))
@@ -224,8 +253,7 @@ async fn act(
 /// The wait before the next step begins anew; a plan that has not begun keeps its time.
 fn resumed(mut plan: Plan, now: u64) -> Plan {
     if plan.done > 0 {
-        let next = plan.steps.get(plan.done).or(plan.steps.last());
-        plan.next_ms = now.saturating_add(next.map_or(0, |step| step.wait_ms));
+        plan.next_ms = plan.due_ms(now).unwrap_or(now);
     }
     plan
 }

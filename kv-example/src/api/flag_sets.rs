@@ -8,14 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt};
 use ring::digest::SHA256;
 use serde_json::{Map, Value};
-use tidings::flags::Snapshot;
+use tidings::flags::{FlagsEvents, Snapshot};
 use tidings::live::LiveState;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -29,6 +30,8 @@ pub(super) const DEFAULT_SET: &str = "default";
 const SET_FIELD: &str = "flagSetId";
 /// Sets whose states are kept. With more of them, states are computed anew.
 const SETS_KEPT_MAX: usize = 256;
+/// Sets whose states are computed at the same time. A set has to wait for another one that has the same turn.
+const TURNS: usize = 16;
 
 /// A client that follows a set hears of it at most once in this time. What changes in between is one change.
 const STATE_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -82,7 +85,7 @@ pub(super) struct SetState {
 }
 
 impl SetState {
-    fn new(snapshot: &Snapshot, file: Arc<str>) -> Self {
+    pub(super) fn new(snapshot: &Snapshot, file: Arc<str>) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = (*file != *NO_FLAGS).then(|| NUMBERS.fetch_add(1, Ordering::Relaxed));
         let fields: Map<String, Value> = serde_json::from_str(&file).expect("it was written as an object");
@@ -131,8 +134,36 @@ pub(super) fn hex(digest: Digest) -> String {
 }
 
 /// The states of the sets that somebody has asked for.
+///
+/// To compute a state takes time in proportion to its set, and so does the text of the set, which the library makes when
+/// it is first asked for. One request does both while other tasks go on; those for the same set wait, without a thread.
+/// No lock is held meanwhile, so that what is known is told at once.
+pub(crate) struct SetStates {
+    known: Mutex<BTreeMap<String, KnownState>>,
+    /// Of those who compute states, by the names of their sets.
+    turns: [tokio::sync::Mutex<()>; TURNS],
+    publications: Arc<Publications>,
+    /// Wakes [`Publications`].
+    events: Mutex<Option<FlagsEvents>>,
+}
+
+#[derive(Clone)]
+struct KnownState {
+    state: Arc<SetState>,
+    /// As many publications there had been. As long as there are no more, the text of the present set is made.
+    publications: u64,
+}
+
+/// Counts how often flags were published, of whatever set, as the waker of events of them. It decides where a state is
+/// looked for, never which one counts: that is said by the text of the set.
 #[derive(Default)]
-pub(crate) struct SetStates(Mutex<BTreeMap<String, Arc<SetState>>>);
+struct Publications(AtomicU64);
+
+impl Wake for Publications {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
 
 impl std::fmt::Debug for SetStates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -140,33 +171,78 @@ impl std::fmt::Debug for SetStates {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl SetStates {
-    /// The state of a set in a snapshot. The first call for a state takes time in proportion to the set.
-    pub(super) fn of(&self, snapshot: &Snapshot, set: &str) -> Arc<SetState> {
-        let file = snapshot.to_json();
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = |states: &BTreeMap<String, Arc<SetState>>| {
-            states.get(set).filter(|state| Arc::ptr_eq(&state.file, &file)).cloned()
-        };
-        if let Some(state) = known(&lock()) {
-            return state;
+    /// `events` are those of the flags that snapshots are taken of, of any set.
+    pub(super) fn new(events: Option<FlagsEvents>) -> Self {
+        Self {
+            known: Mutex::default(),
+            turns: Default::default(),
+            publications: Arc::default(),
+            events: Mutex::new(events),
         }
-        // Other tasks go on meanwhile, but for those that ask as well: they wait for this one.
+    }
+
+    /// A set as it is now, with its state. `take` gives a snapshot of it.
+    pub(super) async fn now(&self, set: &str, take: impl Fn() -> Snapshot) -> (Snapshot, Arc<SetState>) {
+        if let Some(known) = self.known(set, &take) {
+            return known;
+        }
+        self.follow();
+        let _turn = self.turn(set).lock().await;
+        // Whoever had the turn before may have computed it.
+        if let Some(known) = self.known(set, &take) {
+            return known;
+        }
         tokio::task::block_in_place(|| {
-            let mut states = lock();
-            if let Some(state) = known(&states) {
-                return state;
-            }
-            let state = Arc::new(SetState::new(snapshot, file.clone()));
-            // Sets that do not exist take no place.
-            if *state.file != *NO_FLAGS {
-                if states.len() >= SETS_KEPT_MAX && !states.contains_key(set) {
-                    states.clear();
-                }
-                states.insert(set.to_owned(), state.clone());
-            }
-            state
+            // Before the snapshot is taken, so that no publication after it counts as one before.
+            let publications = self.publications.0.load(Ordering::Acquire);
+            let snapshot = take();
+            let state = self.computed(set, &snapshot, publications);
+            (snapshot, state)
         })
+    }
+
+    /// The same if nothing was published since the state was computed.
+    fn known(&self, set: &str, take: impl Fn() -> Snapshot) -> Option<(Snapshot, Arc<SetState>)> {
+        let publications = self.publications.0.load(Ordering::Acquire);
+        let known = lock(&self.known).get(set).filter(|known| known.publications == publications).cloned()?;
+        let snapshot = take();
+        Arc::ptr_eq(&known.state.file, &snapshot.to_json()).then_some((snapshot, known.state))
+    }
+
+    fn computed(&self, set: &str, snapshot: &Snapshot, publications: u64) -> Arc<SetState> {
+        let file = snapshot.to_json();
+        let known = lock(&self.known).get(set).map(|known| known.state.clone());
+        let same = known.filter(|state| Arc::ptr_eq(&state.file, &file));
+        let state = same.unwrap_or_else(|| Arc::new(SetState::new(snapshot, file)));
+        let mut known = lock(&self.known);
+        if *state.file == *NO_FLAGS {
+            // Sets that do not exist take no place.
+            known.remove(set);
+        } else {
+            if known.len() >= SETS_KEPT_MAX && !known.contains_key(set) {
+                known.clear();
+            }
+            known.insert(set.to_owned(), KnownState { state: state.clone(), publications });
+        }
+        state
+    }
+
+    fn turn(&self, set: &str) -> &tokio::sync::Mutex<()> {
+        let sum = set.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        &self.turns[sum % TURNS]
+    }
+
+    /// Counts the next publication. What the event is does not matter.
+    fn follow(&self) {
+        let waker = Waker::from(self.publications.clone());
+        if let Some(events) = &mut *lock(&self.events) {
+            _ = events.poll_next_unpin(&mut Context::from_waker(&waker));
+        }
     }
 }
 
@@ -189,7 +265,7 @@ pub(super) fn followed(
                 tokio::time::sleep(STATE_INTERVAL_MIN).await;
             }
             loop {
-                let state = app.set_state(&set);
+                let state = app.set_state(&set).await;
                 if seen.as_ref() != Some(digest(&state)) && !is_unknown(&app, &state) {
                     let seen = Some(digest(&state).clone());
                     return Some((state, (app, set, changes, seen, permit)));
@@ -201,9 +277,13 @@ pub(super) fn followed(
 }
 
 impl App {
-    /// A set as it is now.
-    pub(super) fn set_state(&self, set: &str) -> Arc<SetState> {
-        self.ofrep.states.of(&self.flags.snapshot().of_set(set), set)
+    /// A set as it is now, with its state.
+    pub(super) async fn set_now(&self, set: &str) -> (Snapshot, Arc<SetState>) {
+        self.ofrep.states.now(set, || self.flags.snapshot().of_set(set)).await
+    }
+
+    pub(super) async fn set_state(&self, set: &str) -> Arc<SetState> {
+        self.set_now(set).await.1
     }
 }
 
@@ -296,24 +376,80 @@ mod tests {
         assert!(!["f", "bad", "unheard-of"].into_iter().any(|flag| light.may_take_long(flag)));
     }
 
-    #[test]
-    fn the_state_of_a_set_is_computed_once_and_anew_when_it_changes() {
-        let states = SetStates::default();
-        let flags = |value: &str| {
-            let flag = format!(r#"{{"state":"ENABLED","variants":{{"on":{value}}}}}"#);
-            Snapshot::from_json(&format!(r#"{{"flags":{{"f":{flag}}}}}"#)).unwrap().0
-        };
-        let (before, after) = (flags("1"), flags("2"));
-        let first = states.of(&before, "default");
-        assert!(Arc::ptr_eq(&first, &states.of(&before, "default")));
-        assert_ne!(first.digest, states.of(&after, "default").digest);
-        assert_eq!(
-            first.digest,
-            states.of(&flags("1"), "default").digest,
-            "it depends on the definitions alone"
-        );
+    fn set_of(value: &str) -> Snapshot {
+        let flag = format!(r#"{{"state":"ENABLED","variants":{{"on":{value}}}}}"#);
+        Snapshot::from_json(&format!(r#"{{"flags":{{"f":{flag}}}}}"#)).unwrap().0
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn state_of_a_set_is_computed_once_and_when_it_changes() {
+        let states = SetStates::new(None);
+        let (before, after) = (set_of("1"), set_of("2"));
+        let first = states.now("default", || before.clone()).await.1;
+        assert!(Arc::ptr_eq(&first, &states.now("default", || before.clone()).await.1));
+        let (snapshot, second) = states.now("default", || after.clone()).await;
+        assert_ne!(first.digest, second.digest);
+        assert!(Arc::ptr_eq(&snapshot.to_json(), &second.file), "both are of one instant");
+        let again = set_of("1");
+        let again = states.now("default", || again.clone()).await.1;
+        assert_eq!(first.digest, again.digest, "it depends on the definitions alone");
         // Names that nobody has given to a set take no place.
-        (0..SETS_KEPT_MAX).for_each(|i| _ = states.of(&before.of_set(&i.to_string()), &i.to_string()));
-        assert_eq!(states.0.lock().unwrap().len(), 1);
+        for at in 0..SETS_KEPT_MAX {
+            let name = at.to_string();
+            states.now(&name, || before.of_set(&name)).await;
+        }
+        assert_eq!(lock(&states.known).len(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn state_is_told_while_that_of_another_set_is_computed() {
+        let states = Arc::new(SetStates::new(None));
+        let (known, new) = (set_of("1"), set_of("2"));
+        states.now("known", || known.clone()).await;
+        let turn = states.turn("new").lock().await;
+        let waits = tokio::spawn({
+            let states = states.clone();
+            async move { states.now("new", || new.clone()).await.1 }
+        });
+        let told = tokio::time::timeout(Duration::from_secs(60), states.now("known", || known.clone())).await;
+        assert!(told.is_ok() && !waits.is_finished());
+        drop(turn);
+        assert!(waits.await.unwrap().file.contains('2'));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn state_is_looked_for_again_after_each_publication() {
+        let security = tidings::Security::secret(&tidings::Security::generate_secret()).unwrap();
+        let node = tidings::Node::builder("a").listen(([127, 0, 0, 1], 0).into()).security(security);
+        let node = node.start().await.unwrap();
+        let app = App::new(&node, "c", "flags/", None, 1).await;
+        let flag = r#"{"state":"ENABLED","variants":{"on":1}}"#;
+        // How many publications had been counted when the state with this text was computed, and no more were.
+        let counted = async |text: &str| {
+            for _ in 0..1_000 {
+                let (snapshot, state) = app.set_now("default").await;
+                assert!(Arc::ptr_eq(&snapshot.to_json(), &state.file));
+                let states = &app.ofrep.states;
+                let known = lock(&states.known).get("default").map(|known| known.publications);
+                let now = states.publications.0.load(Ordering::Acquire);
+                if state.file.contains(text) && known == Some(now) {
+                    return now;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{text} is not in the set");
+        };
+        let mut before = 0;
+        for at in 0..3 {
+            let name = format!("flag-{at}");
+            node.put(format!("flags/default/{name}"), flag).unwrap();
+            let with_flag = counted(&name).await;
+            assert!(at == 0 || with_flag > before, "{with_flag}");
+            // Metadata alone makes no event of a flag.
+            node.put("flags/default/$metadata", format!(r#"{{"version":"v{at}"}}"#)).unwrap();
+            before = counted(&format!("v{at}")).await;
+            assert!(before > with_flag, "{before}");
+        }
+        node.shutdown().await;
     }
 }

@@ -73,7 +73,7 @@ impl FlagSyncService for FlagSync {
         request: Request<FetchAllFlagsRequest>,
     ) -> Result<Response<FetchAllFlagsResponse>, Status> {
         let set = set_of(&request, &request.get_ref().selector)?;
-        let state = self.0.set_state(&set);
+        let state = self.0.set_state(&set).await;
         if flag_sets::is_unknown(&self.0, &state) {
             return Err(Status::unavailable("this node has not caught up with its cluster"));
         }

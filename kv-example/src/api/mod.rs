@@ -114,13 +114,14 @@ impl App {
             Some(dir) => flags.last_good(dir.join("flags.json")).start().await,
             None => flags.start().await,
         };
+        let flags = flags.expect("usage has keys beside such a prefix");
         Self {
             monitor: Monitor::start(node),
             elections: Arc::default(),
             schemas: Schemas::default(),
-            flags: flags.expect("usage has keys beside such a prefix"),
+            ofrep: Ofrep::new(&flags),
+            flags,
             flags_prefix: flags_prefix.to_owned(),
-            ofrep: Ofrep::default(),
             requests: metrics::Requests::default(),
             guard: Guard::default(),
             locals: vec![node.clone()],

@@ -33,7 +33,7 @@ use futures_util::stream::{Stream, StreamExt};
 use moka::sync::Cache;
 use serde::Deserialize;
 use serde_json::json;
-use tidings::flags::{CONTEXT_BYTES_MAX, Context, FlagValue, Snapshot};
+use tidings::flags::{CONTEXT_BYTES_MAX, Context, FlagValue, Flags, Snapshot};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::flag_sets::{self, LIGHT_BYTES_MAX, SetState, SetStates};
@@ -73,11 +73,12 @@ pub(crate) struct Ofrep {
     single_turns: Semaphore,
 }
 
-impl Default for Ofrep {
-    fn default() -> Self {
+impl Ofrep {
+    pub(super) fn new(flags: &Flags) -> Self {
         let turns = || Semaphore::new(available_parallelism().map_or(1, usize::from));
         Self {
-            states: SetStates::default(),
+            // No set has this name: its events cost least.
+            states: SetStates::new(Some(flags.of_set("").events())),
             etags: Cache::new(ETAGS_MAX),
             bulk_turns: turns(),
             single_turns: turns(),
@@ -117,15 +118,14 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(app: &App, headers: &'a HeaderMap, which: &'a Which) -> Result<Self, Refusal> {
+    async fn new(app: &App, headers: &'a HeaderMap, which: &'a Which) -> Result<Self, Refusal> {
         let set = flag_sets::asked(headers, which.set.as_deref()).map_err(Refusal::selector)?;
-        let now = SystemTime::now();
-        let snapshot = app.flags.snapshot().of_set(set).at(now);
-        let state = app.ofrep.states.of(&snapshot, set);
+        let (snapshot, state) = app.set_now(set).await;
         if flag_sets::is_unknown(app, &state) {
             return Err(Refusal::not_ready());
         }
-        Ok(Self { set, snapshot, state, now })
+        let now = SystemTime::now();
+        Ok(Self { set, snapshot: snapshot.at(now), state, now })
     }
 }
 
@@ -175,7 +175,7 @@ async fn single(State(app): AppState, At(key): At<String>, request: Request) -> 
     let answer = async {
         let (head, which, body) = taken_apart(request).await?;
         let context = context(&body)?;
-        let asked = Asked::new(&app, &head.headers, &which)?;
+        let asked = Asked::new(&app, &head.headers, &which).await?;
         let evaluate = || asked.snapshot.details(&key, None::<FlagValue>, &context);
         if body.len() <= LIGHT_BYTES_MAX && !asked.state.may_take_long(&key) {
             return Ok(evaluate());
@@ -193,7 +193,7 @@ async fn single(State(app): AppState, At(key): At<String>, request: Request) -> 
 /// All flags of a set.
 async fn bulk(State(app): AppState, request: Request) -> Result<Response, Refusal> {
     let (head, which, body) = taken_apart(request).await?;
-    let asked = Asked::new(&app, &head.headers, &which)?;
+    let asked = Asked::new(&app, &head.headers, &which).await?;
     let ticket = app.guard.ticket(asked.set);
     let question = question(&asked, ticket.as_deref(), &body);
     let known = head.headers.get(IF_NONE_MATCH);
@@ -338,11 +338,10 @@ mod tests {
 
     #[test]
     fn questions_are_the_same_only_as_a_whole() {
-        let states = SetStates::default();
         let asked_at = |rule: &str, seconds: u64| {
             let flag = format!(r#"{{"state":"ENABLED","variants":{{"on":true}},"targeting":{rule}}}"#);
             let (snapshot, _) = Snapshot::from_json(&format!(r#"{{"flags":{{"f":{flag}}}}}"#)).unwrap();
-            let state = states.of(&snapshot, "default");
+            let state = Arc::new(SetState::new(&snapshot, snapshot.to_json()));
             let now = UNIX_EPOCH + Duration::from_secs(seconds);
             Asked { set: "default", snapshot, state, now }
         };
@@ -373,7 +372,7 @@ mod tests {
         let flag = r#"{"state":"ENABLED","variants":{"on":true,"off":false},"defaultVariant":"off",
                        "targeting":{"if":[{"==":[{"var":"targetingKey"},"ann"]},"on"]}}"#;
         let (snapshot, _) = Snapshot::from_json(&format!(r#"{{"flags":{{"f":{flag}}}}}"#)).unwrap();
-        let state = SetStates::default().of(&snapshot, "default");
+        let state = Arc::new(SetState::new(&snapshot, snapshot.to_json()));
         let asked = Asked { set: "default", snapshot, state, now: UNIX_EPOCH };
         let mut known = std::collections::BTreeMap::new();
         ["ann", "bob"].into_iter().any(|user| {

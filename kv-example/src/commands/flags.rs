@@ -223,8 +223,7 @@ impl Flag {
             None => self.change(|definition| edit.apply(definition)),
             Some(at) => {
                 let steps = vec![Step { wait_ms: 0, edit }];
-                let (stop_if, stop_if_missing, on_stop) = (None, false, OnStop::Hold);
-                self.plan(&Planned { steps, begin_ms: Some(at), stop_if, stop_if_missing, on_stop })
+                self.plan(&Planned { steps, begin_ms: Some(at), ..Planned::default() })
             }
         }
     }
@@ -232,7 +231,8 @@ impl Flag {
     fn plan(&self, plan: &Planned) -> Result<(), Failure> {
         let path = format!("{}/plan{}", self.place.path(&self.name), self.why.query());
         let body = json!({ "steps": plan.steps, "begin_ms": plan.begin_ms, "stop_if": plan.stop_if,
-                           "stop_if_missing": plan.stop_if_missing, "on_stop": plan.on_stop });
+                           "stop_if_missing": plan.stop_if_missing, "watch_ms": plan.watch_ms,
+                           "on_stop": plan.on_stop });
         let headers = [("content-type", "application/json".to_owned())];
         let answer = self.place.client()?.ask("PUT", &path, &headers, body.to_string().as_bytes())?;
         if !answer.is_found() {
@@ -247,11 +247,13 @@ impl Flag {
 }
 
 /// What a plan is asked for with.
+#[derive(Default)]
 struct Planned {
     steps: Vec<Step>,
     begin_ms: Option<u64>,
     stop_if: Option<Threshold>,
     stop_if_missing: bool,
+    watch_ms: Option<u64>,
     on_stop: OnStop,
 }
 

@@ -163,7 +163,7 @@ function showVariants(one) {
     const [title, value, share, rate] = body.children[at].children, n = one.evaluations[name] || 0;
     put(title, variantWords(name));
     title.className = name && name === one.defaultVariant ? "chosen-default" : "";
-    const text = name in (one.variants || {}) ? JSON.stringify(one.variants[name]) : name ? "not in this definition" : "";
+    const text = Object.hasOwn(Object(one.variants), name) ? JSON.stringify(one.variants[name]) : name ? "not in this definition" : "";
     put(value, text.length > 200 ? text.slice(0, 200) + "…" : text);
     share.firstChild.firstChild.className = "shade-" + (name ? at % 5 : "none");
     share.firstChild.firstChild.style.width = (all ? n / all * 100 : 0) + "%";
@@ -316,15 +316,23 @@ function showEditing(one) {
 $("flag-text").oninput = () => { if (flagEdit) { flagEdit.text = $("flag-text").value; flagEdit.faults = null; showFlag(); } };
 $("flag-discard").onclick = () => { flagEdit = null; $("flag-editing").open = false; showFlag(); };
 $("flag-save").onclick = async () => {
-  const edit = flagEdit, flag = edit.stamp === null ? $("flag-new-name").value.trim() : flagName, isNew = edit.stamp === null;
+  const edit = flagEdit, sent = edit.text, set = flagSet, isNew = edit.stamp === null, flag = isNew ? $("flag-new-name").value.trim() : flagName;
   if (!flag) return $("flag-new-name").focus();
   const text = isNew ? null : await definitionOf(flag, edit.stamp), undo = text === null ? undefined : { flag, definition: text };
   const failed = said => { edit.faults = said.errors || null; };
-  const stamp = await sendFlag("PUT", flagPath(flag, "?if=" + (edit.stamp ?? "absent")), edit.text, flag + " was " + (isNew ? "created" : "written"), { undo, failed });
+  const stamp = await sendFlag("PUT", flagPath(flag, "?if=" + (edit.stamp ?? "absent")), sent, flag + " was " + (isNew ? "created" : "written"), { undo, failed });
   if (stamp === null) return showFlag();
-  flagEdit = null;
-  $("flag-editing").open = false;
-  $("flag-new-name").value = "";
+  // Meanwhile another flag may have been opened, and more been typed: that is an edit of what was written now.
+  const isHere = flagEdit === edit, isSame = edit.text === sent;
+  Object.assign(edit, { stamp, began: sent });
+  if (isNew || !isHere) {
+    flagDrafts.delete(draftKey(isNew ? "" : flag, set));
+    if (!isSame) flagDrafts.set(draftKey(flag, set), edit);
+  }
+  if (!isHere) return;
+  if (isNew || isSame) flagEdit = null;
+  if (isSame) $("flag-editing").open = false;
+  if (isNew) $("flag-new-name").value = "";
   const words = $("f-said-text").textContent;
   if (isNew) { location.hash = flagHash(flag); await 0; later(() => flagSays(words)); } else showFlag();
 };

@@ -14,6 +14,7 @@ function planSummary(plan) {
   const words = ["Plan " + PLAN_STATES[plan.state] + ": " + plan.done + " of " + plural(plan.steps.length, "step") + " done."], next = plan.steps[plan.done];
   if (plan.reason) words.push("It was " + PLAN_STATES[plan.state] + " because: " + plan.reason + ".");
   if (next && plan.state === "running") words.push("Next: " + editWords(next.edit) + (plan.next_ms > now() ? " in " + span(plan.next_ms - now()) + ", at " + date(plan.next_ms) : " now") + ".");
+  else if (plan.state === "running") words.push("Its condition is watched until " + date(plan.next_ms) + ".");
   else if (next && plan.state === "paused") words.push("Next, once it goes on: " + editWords(next.edit) + ".");
   const ends = { __proto__: null, hold: "the flag stays as it is then", "step-back": "the last step is taken back then", "roll-back": "everything is taken back then" };
   if (plan.stop_if) words.push("Stops if " + plan.stop_if + " on any node" + (plan.stop_if_missing ? " or it is missing; " : "; ") + (ends[plan.on_stop] || plan.on_stop) + ".");

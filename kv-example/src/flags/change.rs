@@ -150,9 +150,10 @@ pub(crate) fn commit<S: Store>(
     author: &Author,
     more: Option<&Write>,
 ) -> Result<S::Receipt, WriteError> {
+    let days = changes.iter().filter_map(|change| day_write(store, names, set, change));
     // A change stands last, so that the receipt has the stamp of its definition.
-    let own: Vec<Write> =
-        more.cloned().into_iter().chain(changes.iter().map(|change| own_write(names, set, change))).collect();
+    let definitions = changes.iter().map(|change| own_write(names, set, change));
+    let own: Vec<Write> = more.cloned().into_iter().chain(days).chain(definitions).collect();
     let mut attempts_left = ATTEMPTS_MAX;
     loop {
         let histories = changes.iter().map(|change| history_write(store, names, set, change, author));
@@ -174,6 +175,13 @@ fn own_write(names: Names<'_>, set: &str, change: &Change) -> Write {
         value: change.definition.as_ref().map(|definition| definition.to_string().into_bytes()),
         only_if: change.only_if,
     }
+}
+
+/// A flag that is deleted takes the day of its last evaluation along: another flag of its name was not evaluated then.
+fn day_write(store: &impl Store, names: Names<'_>, set: &str, change: &Change) -> Option<Write> {
+    let key = names.usage_day(set, &change.flag);
+    let is_due = change.definition.is_none() && store.get(&key).is_some();
+    is_due.then_some(Write { key, value: None, only_if: None })
 }
 
 /// The history with one item more.
@@ -252,9 +260,14 @@ mod tests {
         let told: Vec<_> =
             past.iter().map(|item| (item.by.as_str(), &item.definition["defaultVariant"])).collect();
         assert_eq!(told, [("z", &json!("off")), ("x", &json!("on"))]);
+        for flag in ["a", "b"] {
+            node.put(format!("flags-usage/day/s/{flag}"), b"\"2026-12-01\"").unwrap();
+        }
         let delete = Change { definition: None, ..change("on", None) };
         commit(&node, NAMES, "s", &[delete], &by("w"), None).unwrap();
         assert!(node.get("flags/s/a").is_none());
+        assert!(node.get("flags-usage/day/s/a").is_none(), "another flag of the name begins anew");
+        assert!(node.get("flags-usage/day/s/b").is_some(), "the control");
         assert_eq!(history(node.get("flags-history/s/a").as_ref())[0].definition, Value::Null);
     }
 

@@ -10,7 +10,8 @@
 //!
 //! Invariants: no step is taken while the plan is anything but running, while the flag is not what the plan made of it,
 //! or under a token lower than the one that the plan was written under. Of concurrent versions of a plan one that does
-//! not run counts; if all run, the one with the greatest token and the most steps.
+//! not run counts; if all run, the one with the greatest token and the most steps. What the flag was before the first step
+//! is never lost: a version that does not know it takes it from one that does.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,6 +21,7 @@ use super::Names;
 use super::change::{self, Author, Change, DEFINITION_BYTES_MAX, Write};
 use super::condition::Threshold;
 use super::edit::Edit;
+use super::metrics::{MISSING_MS_MIN, RATE_MS_MIN};
 
 /// Steps of one plan.
 pub(crate) const STEPS_MAX: usize = 64;
@@ -28,6 +30,10 @@ pub(crate) const NEW_PLAN_BYTES_MAX: usize = 64 << 10;
 const PLAN_BYTES_MAX: usize = NEW_PLAN_BYTES_MAX + 2 * DEFINITION_BYTES_MAX;
 /// The longest wait before a step, and how far ahead a plan may begin.
 pub(crate) const WAIT_MS_MAX: u64 = 366 * 86_400_000;
+
+/// The least time for which a plan with a condition is watched after its last step: it takes so long to notice that a
+/// metric is missing, and to make a rate of a source that reports late.
+pub(crate) const WATCH_MS_MIN: u64 = MISSING_MS_MIN + RATE_MS_MIN;
 
 /// What becomes of a plan. Of two concurrent versions the later one in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -101,6 +107,10 @@ pub(crate) struct Plan {
     /// It also stops when nobody reports the metric, or a source of it is gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) stop_if_missing: bool,
+    /// How long its condition is watched after the last step, if that is more than [`WATCH_MS_MIN`]; without it as long as
+    /// the last step waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) watch_ms: Option<u64>,
     pub(crate) on_stop: OnStop,
     /// Why it is in its state, for people.
     pub(crate) reason: String,
@@ -142,6 +152,24 @@ impl Plan {
     fn expected(&self) -> Option<Value> {
         let steps = if self.state == State::RolledBack { 0 } else { self.done };
         self.definition_after(self.base.as_ref()?, steps).ok()
+    }
+
+    /// Whether the plan has made the definition and all that lost.
+    fn has_made_all(&self, flag: &FlagSeen) -> bool {
+        self.has_made(flag.current.as_ref()) && flag.others.iter().all(|other| self.has_made(other.as_ref()))
+    }
+
+    /// When it is due after its present step, if that was taken now. `None`: nothing follows.
+    pub(crate) fn due_ms(&self, now_ms: u64) -> Option<u64> {
+        let wait_ms = match (self.steps.get(self.done), &self.stop_if) {
+            (Some(next), _) => next.wait_ms,
+            (None, None) => return None,
+            (None, Some(_)) => {
+                let last_wait_ms = self.steps.last().map_or(0, |step| step.wait_ms);
+                self.watch_ms.unwrap_or(last_wait_ms).max(WATCH_MS_MIN)
+            }
+        };
+        Some(now_ms.saturating_add(wait_ms))
     }
 
     fn ended(&self, state: State, reason: impl Into<String>) -> Self {
@@ -196,31 +224,21 @@ pub(crate) fn decide(
     now_ms: u64,
     token: &str,
 ) -> Option<Decision> {
-    let winner = versions.first()?;
-    let own = versions.iter().filter(|version| version.id == winner.id);
-    let plan = own.max_by_key(|plan| (rank(plan.state), &plan.token, plan.done))?;
+    let (plan, made_up) = settled(versions, flag)?;
     if plan.token.as_str() > token {
         return None;
     }
-    let plan = Plan { token: token.to_owned(), ..plan.clone() };
+    let plan = Plan { token: token.to_owned(), ..plan };
     let write =
         |plan: Plan, definition: Option<Value>, note: String| Some(Decision { plan, definition, note });
-    let is_split = versions.len() > 1;
-    let is_ours =
-        plan.has_made(flag.current.as_ref()) && flag.others.iter().all(|other| plan.has_made(other.as_ref()));
-    if is_split {
-        let definition = if is_ours {
-            plan.expected().filter(|expected| flag.current.as_ref() != Some(expected))
-        } else {
-            None
-        };
-        return write(plan, definition, "settled concurrent versions of the plan".to_owned());
+    if versions.len() > 1 {
+        return write(plan, made_up, SETTLED.to_owned());
     }
     if plan.state != State::Running {
         return None;
     }
     let is_begun = plan.base.is_some();
-    if is_begun && (flag.current != plan.expected() || !is_ours) {
+    if is_begun && (flag.current != plan.expected() || !plan.has_made_all(flag)) {
         return write(
             plan.ended(State::Stopped, "the flag was changed by somebody else"),
             None,
@@ -267,6 +285,25 @@ fn checked(definition: Value) -> Result<Value, String> {
     }
 }
 
+/// For the history: what a write does that replaces concurrent versions by the one that counts.
+pub(crate) const SETTLED: &str = "settled concurrent versions of the plan";
+
+/// The plan that counts among its versions, the one in force first, and what the flag has to become if they were
+/// concurrent. The definition before the first step is taken from any of them: a version that was paused or ended where
+/// the first step had not arrived does not have it.
+pub(crate) fn settled(versions: &[Plan], flag: &FlagSeen) -> Option<(Plan, Option<Value>)> {
+    let winner = versions.first()?;
+    let own = || versions.iter().filter(|version| version.id == winner.id);
+    let mut plan = own().max_by_key(|plan| (rank(plan.state), &plan.token, plan.done))?.clone();
+    if plan.base.is_none() {
+        let begun = own().filter(|plan| plan.base.is_some()).max_by_key(|plan| (&plan.token, plan.done));
+        plan.base = begun.and_then(|begun| begun.base.clone());
+    }
+    let is_ours = versions.len() > 1 && plan.has_made_all(flag);
+    let expected = plan.expected().filter(|expected| is_ours && flag.current.as_ref() != Some(expected));
+    Some((plan, expected))
+}
+
 /// Finished plans do not stop ones that run: a concurrent version that is not done may still have steps to take back.
 fn rank(state: State) -> State {
     if state == State::Done { State::Running } else { state }
@@ -275,14 +312,10 @@ fn rank(state: State) -> State {
 fn advanced(mut plan: Plan, current: &Value, now_ms: u64) -> Plan {
     plan.base.get_or_insert_with(|| current.clone());
     plan.done += 1;
-    // The last step is watched for as long as the one before it, if there is something to watch.
-    let last_wait = plan.steps.last().map_or(0, |step| step.wait_ms);
-    match plan.steps.get(plan.done) {
-        Some(next) => plan.next_ms = now_ms.saturating_add(next.wait_ms),
-        None if plan.stop_if.is_some() => plan.next_ms = now_ms.saturating_add(last_wait),
-        None => plan = plan.ended(State::Done, "all steps were taken"),
+    match plan.due_ms(now_ms) {
+        Some(due_ms) => Plan { next_ms: due_ms, ..plan },
+        None => plan.ended(State::Done, "all steps were taken"),
     }
-    plan
 }
 
 /// A threshold is crossed.

@@ -4,13 +4,15 @@
 //! step from being taken twice on one node. If a holder that was suspended writes after its lease has ended, its token
 //! is lower, and the next holder settles the concurrent versions.
 //!
-//! A node campaigns only while there is a plan to run: without plans there is no traffic for the lease.
+//! A node campaigns only while there is a plan to run: without plans there is no traffic for the lease. A holder that
+//! cannot write, because its clock is in doubt, its store or disk is full or the cluster does not keep up with it, must not
+//! keep the lease: it leaves it to another node, which can still take back what a crossed threshold asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidings::{ElectionError, Leadership, Node, WatchEvent};
+use tidings::{ElectionError, Leadership, Node, WatchEvent, WriteError};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Names;
@@ -18,6 +20,7 @@ use super::condition::Threshold;
 use super::metrics::{Readings, Reports};
 use super::plan::{self, Plan, State};
 use crate::api::Monitor;
+use crate::span;
 
 /// The name of the election.
 pub(crate) const ELECTION: &str = "flags-plans";
@@ -25,6 +28,10 @@ pub(crate) const ELECTION: &str = "flags-plans";
 const PLANS_MAX: usize = 1_000;
 /// How often plans are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Rounds in a row in which writes of the holder were refused, before it gives up the lease.
+const REFUSED_ROUNDS_MAX: u32 = 6;
+/// For how long it leaves the lease to others then. One of them that campaigns has it at once.
+const PAUSE: Duration = Duration::from_secs(30);
 /// How often a node reports the metrics that plans watch.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -91,7 +98,14 @@ pub(crate) fn start(node: &Node, monitor: &Arc<Monitor>, prefix: &str, render: f
                 continue;
             }
             match node.election(ELECTION).campaign(node.name()).await {
-                Ok(lease) => hold(&node, &monitor, &open, Names(&prefix), lease).await,
+                Ok(lease) => {
+                    if let Err(error) = hold(&node, &monitor, &open, Names(&prefix), lease).await {
+                        let pause = span::show(PAUSE);
+                        let told = format!("this node leaves plans to others for {pause}: {error}");
+                        monitor.tell("flags", told);
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
                 // Voters can be named while the cluster runs.
                 Err(ElectionError::Closed) => return,
                 Err(_) => {}
@@ -100,23 +114,37 @@ pub(crate) fn start(node: &Node, monitor: &Arc<Monitor>, prefix: &str, render: f
     });
 }
 
-/// Runs all plans while the lease is held and there is something to do.
-async fn hold(node: &Node, monitor: &Arc<Monitor>, open: &OpenPlans, names: Names<'_>, lease: Leadership) {
-    // The newer the lease, the greater the text.
+/// Whether a node refuses a write that another node may still accept.
+fn is_of_this_node(error: &WriteError) -> bool {
+    matches!(error, WriteError::Full { .. } | WriteError::Disk | WriteError::Clock { .. } | WriteError::Busy)
+}
+
+/// Runs all plans while the lease is held and there is something to do. An error: this node could not write for
+/// [`REFUSED_ROUNDS_MAX`] rounds, and has given the lease up.
+async fn hold(
+    node: &Node,
+    monitor: &Arc<Monitor>,
+    open: &OpenPlans,
+    names: Names<'_>,
+    lease: Leadership,
+) -> Result<(), WriteError> {
     let (mut last_error, mut readings) = (None, Readings::default());
+    let mut refused_rounds = 0;
+    // The newer the lease, the greater the text.
     let token = format!("{:032x}", lease.token().as_u128());
     while lease.is_valid() && !open.is_empty() {
         tokio::select! {
-            () = lease.lost() => return,
+            () = lease.lost() => return Ok(()),
             // Also before the first look: so what the holder before has written can arrive.
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
         let keys = open.keys();
         readings.retain(&keys);
+        let mut refused = None;
         for key in keys {
             let Some((set, flag)) = key[names.plans().len()..].split_once('/') else { continue };
             if !lease.is_valid() {
-                return;
+                return Ok(());
             }
             let crossed = |plan: &Plan| readings.crossed(node, names, &key, plan);
             // Members write plans and definitions: a step may take a while, in which other tasks go on.
@@ -131,11 +159,18 @@ async fn hold(node: &Node, monitor: &Arc<Monitor>, open: &OpenPlans, names: Name
                     if last_error.replace(error.clone()).as_ref() != Some(&error) {
                         monitor.tell("flags", format!("the plan of {set}/{flag} waits: {error}"));
                     }
+                    refused = refused.or(Some(error).filter(is_of_this_node));
                 }
             }
         }
+        refused_rounds = if refused.is_some() { refused_rounds + 1 } else { 0 };
+        if let Some(error) = refused.filter(|_| refused_rounds == REFUSED_ROUNDS_MAX) {
+            lease.resign().await;
+            return Err(error);
+        }
     }
     lease.resign().await;
+    Ok(())
 }
 
 async fn report(node: Node, open: OpenPlans, prefix: String, render: fn() -> String) {

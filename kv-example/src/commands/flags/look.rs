@@ -252,13 +252,14 @@ impl History {
 const UNSEEN: &str = "\
 What counts is who asks a node, or a Rust program that reports its use, for one flag: OFREP for single flags, Flags::bool
 and the like. Programs that get whole sets and evaluate them themselves are never seen: the web SDK and everybody else who
-asks OFREP for all flags, flagd's providers in their own process (--flagd-sync), files of `render` and `export`. Look for
-the flags in their code before you delete one.";
+asks OFREP for all flags, flagd's providers in their own process (--flagd-sync), files of `render` and `export`. Nor are
+Rust programs that end within 10 s of the evaluation, after which it is reported. Flags that were put within the days are
+left out. Look for the flags in the code of programs before you delete one.";
 
 #[derive(Args, Debug)]
 #[command(after_help = UNSEEN)]
 pub(crate) struct Stale {
-    /// For so many days
+    /// For so many days, in which they were not put either
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_650))]
     days: u64,
     #[command(flatten)]
@@ -279,14 +280,11 @@ impl Stale {
     }
 }
 
-/// Whether a listed flag was not evaluated for so many days.
+/// Whether a listed flag was neither put nor evaluated for so many days. A day may be that of an earlier flag of the name.
 fn is_stale(flag: &Value, days: u64, now_ms: u64) -> bool {
     let since_ms = now_ms.saturating_sub(days * DAY_MS);
-    match flag["lastEvaluated"].as_str() {
-        Some(day) => day < &time_text(since_ms)[..10],
-        // Never evaluated: it has to be older than that.
-        None => flag["time_ms"].as_u64().is_some_and(|time_ms| time_ms < since_ms),
-    }
+    let is_put_before = flag["time_ms"].as_u64().is_some_and(|time_ms| time_ms < since_ms);
+    is_put_before && flag["lastEvaluated"].as_str().is_none_or(|day| day < &time_text(since_ms)[..10])
 }
 
 /// A set as a file in flagd's format.
@@ -371,6 +369,8 @@ mod tests {
         let put = |days_ago: u64| json!({ "lastEvaluated": null, "time_ms": now_ms - days_ago * DAY_MS });
         assert!(is_stale(&put(31), 30, now_ms), "old, and never evaluated");
         assert!(!is_stale(&put(29), 30, now_ms), "it is new");
+        let made_again = json!({ "lastEvaluated": "2020-01-01", "time_ms": now_ms });
+        assert!(!is_stale(&made_again, 30, now_ms), "the day is of the flag that was deleted");
         let used = |day: &str| json!({ "lastEvaluated": day, "time_ms": 0 });
         assert!(is_stale(&used("2026-10-31"), 30, now_ms));
         assert!(!is_stale(&used("2026-11-01"), 30, now_ms), "30 days ago");

@@ -54,7 +54,7 @@ pub(crate) struct Start {
     /// Its shares, one after the other
     #[arg(long, value_name = "SHARES", value_delimiter = ',', required = true, value_parser = percent_of)]
     steps: Vec<f64>,
-    /// How long to wait between two steps
+    /// How long to wait between two steps, and with --stop-if to watch its condition after the last one (at least 15 s)
     #[arg(long, value_name = "TIME", value_parser = span::parse)]
     wait: std::time::Duration,
     /// What the others get; without it what they get now, or else the default variant
@@ -103,6 +103,7 @@ impl Start {
             begin_ms: self.at,
             stop_if: self.stop_if.clone(),
             stop_if_missing: self.stop_if_missing,
+            watch_ms: self.stop_if.as_ref().map(|_| wait_ms),
             on_stop: self.on_stop,
         })
     }
@@ -147,7 +148,7 @@ pub(super) fn summary(plan: &plan::Plan) -> String {
     let mut text = format!("{}, {done} of {steps} steps taken", plan.state.text());
     if plan.state == plan::State::Running {
         let left = plan.next_ms.saturating_sub(super::now_ms());
-        let what = if done < steps { "next one" } else { "done" };
+        let what = if done < steps { "next one" } else { "watched until done" };
         let when = match left {
             0 => "now".to_owned(),
             left => format!("in {}", span::show(std::time::Duration::from_millis(left))),

@@ -34,6 +34,7 @@ fn plan(shares: &[f64]) -> Plan {
         base: None,
         stop_if: None,
         stop_if_missing: false,
+        watch_ms: None,
         on_stop: OnStop::Hold,
         reason: String::new(),
         token: String::new(),
@@ -113,6 +114,51 @@ fn threshold_stops_and_takes_back_as_asked() {
 }
 
 #[test]
+fn last_step_is_watched_for_at_least_15_s() {
+    let stop_if: Option<Threshold> = "errors > 1".parse().ok();
+    let ends = |plan: &Plan| begun(plan, plan.steps.len()).0.next_ms;
+    let one = Plan { stop_if: stop_if.clone(), ..plan(&[100.0]) };
+    assert_eq!(ends(&one), WATCH_MS_MIN, "it waited for less");
+    assert_eq!(ends(&Plan { watch_ms: Some(60_000), ..one.clone() }), 60_000);
+    assert_eq!(ends(&Plan { watch_ms: Some(1_000), ..one.clone() }), WATCH_MS_MIN);
+    let mut slow = one.clone();
+    slow.steps[0].wait_ms = 60_000;
+    assert_eq!(ends(&slow), 60_000, "as long as the last step waited for");
+    assert_eq!(begun(&plan(&[100.0]), 1).0.state, State::Done, "without a condition nothing is watched");
+    // As programs before this field stored it.
+    let stored: Plan = serde_json::from_slice(&one.value()).unwrap();
+    assert!(stored == one && !String::from_utf8(one.value()).unwrap().contains("watch_ms"));
+}
+
+#[test]
+fn plan_of_one_step_stops_by_its_condition() {
+    for (stop_if, stop_if_missing) in [("rate(errors) > 2", false), ("errors > 1e9", true)] {
+        let sim = &mut Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        node.put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        let one = Plan {
+            stop_if: stop_if.parse().ok(),
+            stop_if_missing,
+            on_stop: OnStop::RollBack,
+            steps: vec![Step { wait_ms: 0, edit: Edit::Disable }],
+            ..plan(&[])
+        };
+        node.put("flags-plans/s/a", one.value()).unwrap();
+        let mut readings = Readings::default();
+        for second in 0..=WATCH_MS_MIN / 1_000 {
+            if !stop_if_missing {
+                node.put("flags-metrics/errors/app", (second * 10).to_string().as_bytes()).unwrap();
+            }
+            run_with(&mut readings, &node, "1");
+            sim.run_for(Duration::from_secs(1));
+        }
+        let plan = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
+        assert_eq!(plan.state, State::Stopped, "{stop_if}: {}", plan.reason);
+        assert_eq!(change::definition_of(&node.get("flags/s/a").unwrap()), Some(flag()), "{stop_if}");
+    }
+}
+
+#[test]
 fn lower_token_takes_no_step() {
     let plan = Plan { token: "2".to_owned(), ..plan(&[5.0]) };
     assert_eq!(decide(from_ref(&plan), &seen(&flag()), None, 0, "1"), None);
@@ -132,6 +178,61 @@ fn pause_on_one_side_of_a_partition_counts() {
     let flag = FlagSeen { current: Some(definition), others: Vec::new() };
     let settled = decide(&[running, ahead], &flag, None, 0, "2").unwrap();
     assert_eq!((settled.plan.done, share(&settled.definition.unwrap())), (2, &json!(25)));
+}
+
+/// What a client writes where no step has arrived yet.
+fn acted_before_the_first_step(state: State) -> Plan {
+    Plan { state, ..plan(&[5.0, 25.0]) }
+}
+
+#[test]
+fn act_beside_the_first_step_keeps_the_way_back() {
+    let (running, definition) = begun(&plan(&[5.0, 25.0]), 1);
+    for state in [State::Paused, State::Cancelled, State::RolledBack] {
+        let acted = acted_before_the_first_step(state);
+        for versions in [[running.clone(), acted.clone()], [acted, running.clone()]] {
+            let settled = decide(&versions, &seen(&definition), None, 0, "1").unwrap();
+            assert_eq!((settled.plan.state, settled.plan.done), (state, 0));
+            assert_eq!(settled.definition, Some(flag()), "the flag is as where it was asked for");
+            assert_eq!(settled.plan.base, Some(flag()));
+            // A change by hand is left alone, and does not lose the way back either.
+            let mut changed = definition.clone();
+            changed["defaultVariant"] = json!("on");
+            let settled = decide(&versions, &seen(&changed), None, 0, "1").unwrap();
+            assert_eq!((settled.definition, settled.plan.base), (None, Some(flag())));
+        }
+    }
+}
+
+#[test]
+fn act_that_crosses_the_first_step_can_be_taken_back() {
+    for state in [State::Paused, State::Cancelled, State::RolledBack] {
+        let mut sim = Sim::new(1).nodes(2);
+        sim.node(0).put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        sim.node(0).put("flags-plans/s/a", plan(&[5.0, 25.0]).value()).unwrap();
+        sim.run_for(Duration::from_secs(1));
+        sim.partition(&[0], &[1]);
+        assert!(run_on(&sim.node(0), "1"), "the first step");
+        sim.node(1).put("flags-plans/s/a", acted_before_the_first_step(state).value()).unwrap();
+        sim.heal();
+        sim.assert_converged();
+        assert!(run_on(&sim.node(0), "1"));
+        let node = sim.node(0);
+        let entry = node.get("flags-plans/s/a").unwrap();
+        let [plan] = &versions(&entry)[..] else { panic!("the versions were settled") };
+        let flag_entry = node.get("flags/s/a");
+        assert_eq!(flag_entry.as_ref().and_then(change::definition_of), Some(flag()), "{state:?}");
+        assert_eq!((plan.state, &plan.base), (state, &Some(flag())));
+        if state == State::Paused {
+            // It goes on from the beginning.
+            node.put("flags-plans/s/a", Plan { state: State::Running, ..plan.clone() }.value()).unwrap();
+            assert!(run_on(&node, "1"));
+            let (plan, now) =
+                (Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap(), node.get("flags/s/a"));
+            let (back, definition) = plan.taken_back(&FlagSeen::of_entry(now.as_ref()), 0).unwrap();
+            assert_eq!((plan.done, back.done, definition), (1, 0, Some(flag())));
+        }
+    }
 }
 
 #[test]

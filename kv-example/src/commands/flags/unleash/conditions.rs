@@ -134,19 +134,22 @@ fn share(
     notes: &mut Notes<'_>,
 ) -> Result<Option<Value>, String> {
     let share: u32 = percent.trim().parse().map_err(|_| format!("\"{percent}\" is no share"))?;
+    let attribute = json!({ "var": sticky_attribute(stickiness) });
+    let has_attribute = json!({ "!==": [attribute, null] });
     match share {
         0 => Ok(Some(json!(false))),
-        100 => Ok(None),
+        // These two draw for users without an attribute, and at 100 % it does not matter what they draw.
+        100 if matches!(stickiness, "default" | "random") => Ok(None),
+        100 => Ok(Some(has_attribute)),
         1..100 => {
             let seed = seed(group, stickiness, notes).ok_or("users who are drawn by lot each time")?;
             notes.note("users are assigned to shares by another hash than in Unleash: some change sides");
             if stickiness == "default" {
                 notes.note("users without a targeting key are in no share; in Unleash each evaluation draws for them");
             }
-            let attribute = json!({ "var": sticky_attribute(stickiness) });
             let drawn = json!({ "fractional": [seed, ["in", share], ["out", 100 - share]] });
             // All who lack the attribute would have one hash, and be in the share together.
-            Ok(Some(json!({ "and": [{ "!==": [attribute, null] }, { "==": [drawn, "in"] }] })))
+            Ok(Some(json!({ "and": [has_attribute, { "==": [drawn, "in"] }] })))
         }
         _ => Err(format!("\"{percent}\" is no share")),
     }

@@ -228,6 +228,35 @@ fn users_without_the_sticky_attribute_are_in_no_share() {
     }
 }
 
+#[test]
+fn share_of_all_is_of_users_with_the_sticky_attribute() {
+    let flexible = |stickiness: &str| {
+        strategy("flexibleRollout", json!({ "rollout": "100", "stickiness": stickiness }), vec![])
+    };
+    let gradual = |name: &str| strategy(name, json!({ "percentage": "100" }), vec![]);
+    for (strategy, attribute) in [
+        (flexible("userId"), Some("targetingKey")),
+        (flexible("company"), Some("company")),
+        (gradual("gradualRolloutUserId"), Some("targetingKey")),
+        (gradual("gradualRolloutSessionId"), Some("sessionId")),
+        (flexible("default"), None),
+        (flexible("random"), None),
+        (gradual("gradualRolloutRandom"), None),
+    ] {
+        let translation = translate(&export(json!([strategy]), json!([])), None).unwrap();
+        assert_eq!(lost(&translation), [""; 0]);
+        let mut sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        let flags = Flags::new(&node, "flags/");
+        node.put("flags/default/f", translation.flags["f"].to_string().as_bytes()).unwrap();
+        sim.run_for(std::time::Duration::from_millis(10));
+        let without = Context::anonymous().with("other", "x");
+        assert_eq!(flags.bool("f", false, &without), attribute.is_none(), "{strategy}");
+        let with = attribute.map_or(Context::anonymous(), |name| Context::anonymous().with(name, "x"));
+        assert!(flags.bool("f", false, &with), "the control: {strategy}");
+    }
+}
+
 /// What `/api/admin/features-batch/export` answers, with every table and field that its schema has for features.
 fn export_of_one_environment() -> Value {
     json!({
