@@ -113,6 +113,8 @@ const TERM_AHEAD_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// A voter whose clock was far ahead, and is not any more, has granted such terms all the same. Above the greatest of them
 /// it grants the terms of this much, a millisecond, so that elections go on without letting a member raise terms further.
 const CLOCK_STEP_MAX: u64 = 1 << 16;
+/// For how long a node that has no list of voters believes that others have one.
+const VOTERS_HEARD_TIME: Duration = Duration::from_secs(60);
 /// Nodes with other voter rules that are remembered, so that each is reported once.
 const REPORTED_MAX: usize = 1_024;
 /// Wait before a question is repeated. It doubles with every repetition, up to a quarter of the lease time.
@@ -268,6 +270,8 @@ pub(crate) struct Elections {
     request_times: BTreeMap<u64, Sent>,
     last_term: u64,
     reported: BTreeSet<RunId>,
+    /// When this node was last asked as a voter although it knows of none.
+    taken_for_voter_at: Option<Duration>,
     deadline: Duration,
     pub(crate) effects: VecDeque<ElectionEffect>,
 }
@@ -321,6 +325,7 @@ impl Elections {
             request_times: BTreeMap::new(),
             last_term: 0,
             reported: BTreeSet::new(),
+            taken_for_voter_at: None,
             deadline: Duration::ZERO,
             effects: VecDeque::new(),
         }
@@ -336,6 +341,12 @@ impl Elections {
     /// Whether anybody is a voter.
     pub(crate) fn has_voters(&self) -> bool {
         !self.voters.is_empty()
+    }
+
+    /// Whether others take this node for a voter, so that it lacks the list that they have.
+    pub(crate) fn lacks_voters(&self, now: Time) -> bool {
+        let asked = self.taken_for_voter_at.filter(|at| *at + VOTERS_HEARD_TIME > now.mono);
+        asked.is_some() && !self.has_voters()
     }
 
     /// Asks for other lease times from now on. Those that voters share change in `change.rs`.
@@ -389,7 +400,7 @@ impl Elections {
         self.wake(now);
         match message {
             // This node was not told of any voters.
-            ElectionMessage::Request(_) if !self.has_voters() => {}
+            ElectionMessage::Request(_) if !self.has_voters() => self.taken_for_voter_at = Some(now.mono),
             ElectionMessage::Request(call)
                 if call.hash != self.rules_hash || call.lease > self.rules.lease_time_max =>
             {

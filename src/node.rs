@@ -428,7 +428,7 @@ impl Node {
     /// [`Config::forget_after`](crate::Config::forget_after).
     ///
     /// Every node forgets it within a sync interval from when the request has reached it. A node that believes the
-    /// member alive keeps it until it is down there too.
+    /// member alive keeps it until it is down there too. A member that was only cut off ends the request when it is back.
     ///
     /// # Errors
     /// See [`ForgetError`]; nothing is changed then.

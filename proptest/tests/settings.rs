@@ -54,6 +54,58 @@ fn agree(sim: &Sim, nodes: std::ops::Range<usize>) -> bool {
     nodes.clone().all(|i| in_force(i) == in_force(nodes.start))
 }
 
+/// Three nodes of which the first two have learned from their configurations that all three are voters.
+fn half_rolled_out(seed: u64) -> Sim {
+    let mut sim = Sim::new(seed).config(short_leases(0)).seeds(&[0, 2]).nodes_with_disk(3);
+    sim.run_for(SECOND * 5);
+    for i in 0..2 {
+        sim.reconfigure(i, short_leases(3));
+        sim.restart(i);
+    }
+    sim.run_for(SHORT_QUARANTINE);
+    sim
+}
+
+#[test]
+fn node_without_the_voters_of_others_changes_no_lease_times() {
+    let mut sim = half_rolled_out(21);
+    sim.node(0).campaign("cron", "x").expect("there are voters");
+    until(&mut sim, SECOND * 5, |sim| sim.node(0).holds("cron").is_some());
+    sim.run_for(SECOND);
+    let refused = set(&mut sim, 2, |settings| settings.lease_time_max = SECOND * 5);
+    assert_eq!(refused, Err(SetSettingsError::Voters(SetVotersError::NoVoters)));
+    assert_eq!(set(&mut sim, 2, |settings| settings.mesh_members_max = 9), Ok(()));
+    sim.reconfigure(2, short_leases(3));
+    sim.restart(2);
+    sim.run_for(SHORT_QUARANTINE);
+    assert_eq!(set(&mut sim, 2, |settings| settings.lease_time_max = SECOND * 5), Ok(()));
+    assert!(agree(&sim, 0..3) && sim.node(0).holds("cron").is_some());
+}
+
+/// What the guide says of voters whose lease times differ because they were changed while they got their first list.
+#[test]
+fn forcing_the_same_voters_joins_their_lease_times() {
+    let mut sim = half_rolled_out(22);
+    let id = sim.node(0).campaign("cron", "x").expect("there are voters");
+    until(&mut sim, SECOND * 5, |sim| sim.node(0).holds("cron").is_some());
+    sim.node(0).resign(id);
+    // Nobody asks the third node for a lease any more.
+    sim.run_for(SECOND * 90);
+    assert_eq!(set(&mut sim, 2, |settings| settings.lease_time_max = SECOND * 5), Ok(()));
+    sim.run_for(SECOND);
+    sim.reconfigure(2, short_leases(3));
+    sim.restart(2);
+    sim.run_for(SECOND * 15);
+    sim.node(1).campaign("cron", "x").expect("there are voters");
+    sim.run_for(SECOND * 20);
+    assert!(sim.holders("cron").is_empty(), "the times of the third voter differ");
+    let differs = |(_, event): (usize, ReplicaEvent)| matches!(event, ReplicaEvent::VotersDiffer { .. });
+    assert!(sim.events().into_iter().any(differs), "it is reported");
+    sim.node(1).force_voters(voters(3)).expect("it can be written");
+    until(&mut sim, SECOND * 15, |sim| sim.node(1).holds("cron").is_some());
+    assert!(agree(&sim, 0..3));
+}
+
 #[test]
 fn settings_change_everywhere_and_the_leader_stays() {
     let mut sim = cluster(1, 5);

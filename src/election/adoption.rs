@@ -12,24 +12,12 @@
 use std::time::Duration;
 
 use super::change::{Asked, AskedStage};
+use super::driver::Adoption;
 use super::messages::{Call, Request, VoterAnswer};
 use super::{ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections};
 use crate::controls::Control;
 use crate::id::RunId;
 use crate::time::{Stamp, Time};
-
-/// Which voters are known to have the list that a call asked for.
-#[derive(Clone, Debug)]
-pub(super) struct Adoption {
-    /// The epoch of the list. The answers of voters count as long as it is in force here.
-    epoch: u64,
-    /// The id of the question, of which each repetition has the same. Answers to earlier requests do not count.
-    request_id: u64,
-    /// By seat.
-    has_list: Vec<bool>,
-    act_at: Duration,
-    tries: u32,
-}
 
 impl Elections {
     /// What was asked for is in force here: begins to ask the other voters for it.

@@ -45,8 +45,7 @@
 
 use std::time::Duration;
 
-use super::adoption::Adoption;
-use super::driver::{Change, ChangeAnswer, ChangePeer, ChangeStage};
+use super::driver::{Adoption, Change, ChangeAnswer, ChangePeer, ChangeStage};
 use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
 use super::voter::{clock_now, is_possible};
 use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names};

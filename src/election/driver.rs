@@ -1,4 +1,5 @@
-//! The state of a node that drives a change of the voters: see [`super::change`].
+//! The state of a node that drives a change of the voters, see [`super::change`], and of one that waits for the new voters
+//! to have their list, see [`super::adoption`].
 
 use std::time::Duration;
 
@@ -47,6 +48,19 @@ pub(super) enum ChangeAnswer {
     Accepted,
     NoDisk,
     Differs(VoterRules),
+}
+
+/// Which voters are known to have the list that a call asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Adoption {
+    /// The epoch of the list. The answers of voters count as long as it is in force here.
+    pub(super) epoch: u64,
+    /// The id of the question, of which each repetition has the same. Answers to earlier requests do not count.
+    pub(super) request_id: u64,
+    /// By seat.
+    pub(super) has_list: Vec<bool>,
+    pub(super) act_at: Duration,
+    pub(super) tries: u32,
 }
 
 impl Change {

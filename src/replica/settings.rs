@@ -44,9 +44,14 @@ impl Replica {
         self.check_programs(|members| members.without_settings(&[]).next())?;
         let has_voters = self.voters().is_some_and(|list| !list.voters.is_empty());
         let present = self.cluster_settings().present;
-        if !has_voters || settings.lease_times() == present.lease_times() {
+        let changes_times = settings.lease_times() != present.lease_times();
+        if changes_times && self.election.as_ref().is_some_and(|election| election.lacks_voters(now)) {
+            // The voters may have granted leases, and have to decide. To this node they are none.
+            return Err(SetVotersError::NoVoters.into());
+        }
+        if !has_voters || !changes_times {
             let mut record = self.cluster_settings().changed_to(settings);
-            if !has_voters && settings.lease_times() != present.lease_times() {
+            if changes_times {
                 record.initial_times = Some(settings.lease_times());
             }
             self.write_record(&record);

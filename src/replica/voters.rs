@@ -227,8 +227,8 @@ mod tests {
             }
             if is_forgotten {
                 replica.forget_caller();
-                assert_eq!(replica.set_voters(replica.now, &voters), Ok(()));
                 assert!(!std::iter::from_fn(|| replica.poll()).any(|output| is_outcome(&output)));
+                assert_eq!(replica.set_voters(replica.now, &voters), Ok(()));
             } else {
                 assert_eq!(replica.set_voters(replica.now, &voters), Err(SetVotersError::Busy));
                 assert!(std::iter::from_fn(|| replica.poll()).any(|output| is_outcome(&output)));

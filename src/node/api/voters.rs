@@ -11,8 +11,10 @@ impl Node {
     /// list has to be a live member with a data directory, and a majority of the present voters has to answer.
     ///
     /// It takes about [`Config::lease_time_max`](crate::Config::lease_time_max) × 10/9, during which leases need a
-    /// majority of the old voters and one of the new ones. Whoever holds a lease keeps it. When this returns, the old
-    /// voters may be stopped for ever; until then, keep them running. If the future is dropped or this node crashes, the
+    /// majority of the old voters and one of the new ones. Nodes of the new list that have just started are waited for
+    /// until they may vote: at most about 17 s more with [`Config::lan`](crate::Config::lan). Whoever holds a lease keeps
+    /// it. When this returns, a majority of the new voters has the list on its disks, and the old voters may be stopped
+    /// for ever; until then, keep them running. If the future is dropped or this node crashes, the
     /// change goes on as soon as it is written into the store, which takes a few round trips. A later call with other
     /// voters takes its place.
     ///
