@@ -21,7 +21,7 @@ use crate::replica::saved::{self, DiskChange, DiskSummary, Saved, StoredVectorSu
 use crate::store::coverage::{Clocks, RegionCoverage, Vector};
 use crate::store::digest::HashKey;
 use crate::store::entry::{DotSet, Revision};
-use crate::store::{DiskFollower, ExpiredKeys, LocalStore};
+use crate::store::{DiskFollower, ExpiredKeys, LocalStore, PeerPositions};
 
 /// Rows in one part of a transaction, except for the last: a writer waits for about a tenth of a millisecond. With
 /// fewer rows a writer waits more often, and each wake-up costs more than the rows do.
@@ -210,12 +210,12 @@ impl DiskCursor {
     fn metadata(&self, store: &LocalStore) -> DiskMetadata {
         let is_whole = self.last_transaction.is_none();
         let logs = if is_whole {
-            store.peer_positions.keys().copied().collect()
+            store.peer_positions.logs().collect()
         } else {
-            store.changed_positions.clone()
+            store.peer_positions.changed().clone()
         };
         let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
-        let position = |log| (log, store.peer_positions.get(&log).copied());
+        let position = |log| (log, store.peer_positions.known(log));
         let memo = |name| (self.memos.get(&name).cloned(), name);
         let vector = match &self.last_transaction {
             Some(base) => store.coverage.claims_since(&base.vector, &base.withheld),
@@ -261,8 +261,7 @@ impl Replica {
         }
         store.coverage.load(&seen, &extra_regions);
         store.fill(rows);
-        store.peer_positions = positions;
-        if !store.peer_positions.is_empty() {
+        if !positions.is_empty() {
             self.wall_clock.note_others();
         }
         store.log.raise_floor(store.log.head().max(1));
@@ -283,6 +282,7 @@ impl Replica {
             return None;
         }
         let (store, disk) = (&mut self.store, &mut self.disk);
+        store.peer_positions = PeerPositions::loaded(positions);
         if let ExpiredKeys::TooMany = store.expired_keys {
             store.expired_keys = ExpiredKeys::Listed(Vec::new());
             (disk.last_transaction, disk.staging) = (None, None);
@@ -293,8 +293,7 @@ impl Replica {
             part.rows.extend(dropped.iter().map(|key| store.dot_set_or_empty(key)));
             let mark = disk.mark(store);
             let before = disk.last_transaction.replace(mark.clone());
-            let (moved, changed) =
-                (std::mem::take(&mut store.changed_positions), std::mem::take(&mut disk.changed));
+            let (moved, changed) = (store.peer_positions.take_changed(), std::mem::take(&mut disk.changed));
             disk.flight = Some(Flight {
                 log: store.log.id,
                 before,
@@ -352,7 +351,7 @@ impl Replica {
             if let ExpiredKeys::Listed(keys) = &mut store.expired_keys {
                 keys.extend(flight.expired_keys);
             }
-            store.changed_positions.extend(flight.changed_positions);
+            store.peer_positions.put_changed_back(flight.changed_positions);
             disk.changed.extend(flight.changed);
             disk.last_transaction = flight.before.filter(|_| flight.log == store.log.id);
         }
