@@ -45,6 +45,8 @@ pub enum Control {
     NoExtraCoverage,
     /// Breaks **covered**: when a dot leaves its key, the key's context does not take up what the held dot covered.
     RemovedUncovered,
+    /// Breaks **Merging a row**: the key's context does not take up what a dot removes that had expired when it came.
+    DeadUncovered,
     /// Breaks **Merging a row**: of two concurrent writes the one that arrives later replaces the other.
     ArrivalOrder,
     /// Breaks **Integrity**: leaves of the digest are not recomputed before they are listed.
@@ -159,7 +161,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 66] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -177,6 +179,7 @@ impl Control {
         Self::LinksKept,
         Self::NoExtraCoverage,
         Self::RemovedUncovered,
+        Self::DeadUncovered,
         Self::ArrivalOrder,
         Self::NoVerify,
         Self::FluxCounts,
