@@ -565,11 +565,12 @@ impl LocalStore {
         self.digest.change(place, old.digest_share(self.hash_key, place), new);
         self.cover_removed(id, place, &old);
         self.bytes -= old.bytes();
-        let mut gone = limited(&old);
-        gone.retain(|dot| !come.contains(dot));
-        come.retain(|(_, stamp)| !old.holds(*stamp));
-        self.schedule(id, come, true);
+        // What stays is not scheduled anew: it may be hidden already. A stamp may come back with another lifetime.
+        let (mut gone, stay) = (limited(&old), come.clone());
+        come.retain(|dot| !gone.contains(dot));
+        gone.retain(|dot| !stay.contains(dot));
         self.schedule(id, gone, false);
+        self.schedule(id, come, true);
         if was_empty && !is_empty {
             self.key_index.insert(id, &self.slab);
         }

@@ -282,6 +282,7 @@ impl Replica {
         if !positions.is_empty() {
             self.wall_clock.note_others();
         }
+        store.peer_positions = PeerPositions::loaded(positions);
         store.log.raise_floor(store.log.head().max(1));
         self.disk.memos = memos;
         if store.disk != DiskFollower::NoDisk && !is_copy {
@@ -301,7 +302,6 @@ impl Replica {
             return None;
         }
         let (store, disk) = (&mut self.store, &mut self.disk);
-        store.peer_positions = PeerPositions::loaded(positions);
         if let ExpiredKeys::TooMany = store.expired_keys {
             store.expired_keys = ExpiredKeys::Listed(Vec::new());
             (disk.last_transaction, disk.staging) = (None, None);
