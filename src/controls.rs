@@ -45,6 +45,8 @@ pub enum Control {
     NoExtraCoverage,
     /// Breaks **covered**: when a dot leaves its key, the key's context does not take up what the held dot covered.
     RemovedUncovered,
+    /// Breaks **Merging a row**: the key's context does not take up what a dot removes that had expired when it came.
+    DeadUncovered,
     /// Breaks **Merging a row**: of two concurrent writes the one that arrives later replaces the other.
     ArrivalOrder,
     /// Breaks **Integrity**: leaves of the digest are not recomputed before they are listed.
@@ -167,7 +169,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 69] = [
+    pub const ALL: [Self; 70] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -185,6 +187,7 @@ impl Control {
         Self::LinksKept,
         Self::NoExtraCoverage,
         Self::RemovedUncovered,
+        Self::DeadUncovered,
         Self::ArrivalOrder,
         Self::NoVerify,
         Self::FluxCounts,

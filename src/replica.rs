@@ -557,6 +557,13 @@ impl Replica {
             self.stale_cursors.insert(log, link.tail_sender.cursor);
         }
         self.keep_partial(link);
+        self.keep_linked_positions();
+    }
+
+    /// The positions in the logs of linked peers are not to be forgotten.
+    fn keep_linked_positions(&mut self) {
+        let linked = self.links.values().filter_map(|link| link.peer).map(|(log, _)| log);
+        self.store.peer_positions.set_linked(linked);
     }
 
     fn break_link(&mut self, id: LinkId, reason: BreakReason) {

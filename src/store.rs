@@ -8,7 +8,7 @@
 //! A dot that leaves its key must stay covered, or it would come back when it arrives again. And nothing may become
 //! covered here that was not merged: see [`coverage`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,7 @@ mod expiry;
 mod integrity;
 pub(crate) mod key;
 mod peer_row;
+mod positions;
 mod room;
 
 pub(crate) mod slab;
@@ -50,6 +51,9 @@ pub(crate) use expiry::DROPPED_MAX;
 pub(crate) use expiry::ExpiredKeys;
 pub use peer_row::Refusal;
 pub(crate) use peer_row::{PeerCoverage, PeerRow};
+#[cfg(any(feature = "__controls", test))]
+pub(crate) use positions::POSITIONS_MAX;
+pub(crate) use positions::PeerPositions;
 
 /// Bytes that a scratch buffer keeps from one write to the next.
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
@@ -67,9 +71,6 @@ pub enum OnlyIf {
     /// ([`Entry::revision`](crate::Entry::revision)): neither its value nor the concurrent ones beside it.
     Revision(Revision),
 }
-
-/// Logs of peers whose position is kept. Each process start has a new log.
-pub(crate) const POSITIONS_MAX: usize = 4_096;
 
 /// The store of one replica.
 #[derive(Clone, Debug)]
@@ -98,10 +99,7 @@ pub(crate) struct LocalStore {
     /// Wall-clock milliseconds at the last call of [`LocalStore::expire`].
     expired_to: u64,
     pub(crate) disk: DiskFollower,
-    /// For each log of a peer, the revision up to which it is merged.
-    pub(crate) peer_positions: BTreeMap<LogId, u64>,
-    /// Logs whose position changed since the last transaction for the disk.
-    pub(crate) changed_positions: BTreeSet<LogId>,
+    pub(crate) peer_positions: PeerPositions,
     pub(crate) expired_keys: ExpiredKeys,
     /// Expired dots that were dropped so far.
     pub(crate) expiry_count: u64,
@@ -140,8 +138,7 @@ impl LocalStore {
             may_drop: true,
             expired_to: 0,
             disk: DiskFollower::NoDisk,
-            peer_positions: BTreeMap::new(),
-            changed_positions: BTreeSet::new(),
+            peer_positions: PeerPositions::default(),
             expired_keys: ExpiredKeys::Listed(Vec::new()),
             expiry_count: 0,
             bytes: 0,
@@ -459,22 +456,7 @@ impl LocalStore {
 
     /// The revision of a peer's log up to which everything is merged here.
     pub(crate) fn position_in(&self, log: LogId) -> u64 {
-        self.peer_positions.get(&log).copied().unwrap_or(0)
-    }
-
-    /// Everything up to this revision of a peer's log is merged here. Positions of at most 4,096 logs are kept.
-    pub(crate) fn raise_position(&mut self, log: LogId, revision: u64) {
-        let position = self.peer_positions.entry(log).or_default();
-        *position = revision.max(*position);
-        self.changed_positions.insert(log);
-        if self.peer_positions.len() > POSITIONS_MAX {
-            // Any other one may be forgotten: a peer whose position is not known is repaired with instead.
-            let other = self.peer_positions.keys().copied().find(|other| *other != log);
-            if let Some(other) = other {
-                self.peer_positions.remove(&other);
-                self.changed_positions.insert(other);
-            }
-        }
+        self.peer_positions.revision(log)
     }
 
     /// Whether a range may be settled with a peer's coverage: all of it was sent, and there is room to record it.
@@ -583,11 +565,12 @@ impl LocalStore {
         self.digest.change(place, old.digest_share(self.hash_key, place), new);
         self.cover_removed(id, place, &old);
         self.bytes -= old.bytes();
-        let mut gone = limited(&old);
-        gone.retain(|dot| !come.contains(dot));
-        come.retain(|(_, stamp)| !old.holds(*stamp));
-        self.schedule(id, come, true);
+        // What stays is not scheduled anew: it may be hidden already. A stamp may come back with another lifetime.
+        let (mut gone, stay) = (limited(&old), come.clone());
+        come.retain(|dot| !gone.contains(dot));
+        gone.retain(|dot| !stay.contains(dot));
         self.schedule(id, gone, false);
+        self.schedule(id, come, true);
         if was_empty && !is_empty {
             self.key_index.insert(id, &self.slab);
         }

@@ -54,6 +54,7 @@ fn shown(control: Control) -> Shown {
         Control::OldDigest => Test("stories.rs", "removed_write_arriving_during_a_repair_stays_removed"),
         Control::LinksKept => Test("stories.rs", "links_are_broken_before_claims_are_given_up"),
         Control::RemovedUncovered => Test("stories.rs", "row_deleted_in_mid_flush_stays_deleted"),
+        Control::DeadUncovered => Test("stories.rs", "value_overwritten_by_an_expired_one_stays_removed"),
         Control::NoVerify => Test("stories.rs", "a_lost_entry_is_found_before_it_spreads_as_a_delete"),
         Control::FluxCounts => Test("flow.rs", "a_long_flush_is_not_repaired_while_it_moves"),
         Control::FluxForEver => Test("flow.rs", "stalled_tail_does_not_suppress_a_repair"),

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use tidings::sim::{Disk, Sim};
-use tidings::{Config, Control, ReplicaEvent};
+use tidings::{Config, Control, PutOptions, ReplicaEvent};
 use tidings_proptest::{Noticed, ms, run_until, with_control};
 
 /// Limit for something that must happen in a story.
@@ -104,6 +104,50 @@ fn removed_write_arriving_during_a_repair_stays_removed() {
             ends_with(&mut sim, &[], &["late"]);
         });
     }
+}
+
+/// A value that was overwritten by one with a lifetime. That one has ended by the clock of node 2 when it arrives, so that
+/// node 2 does not take it. It must cover it all the same: node 1 has the overwritten value and no other.
+///
+/// Control: `DeadUncovered`.
+#[test]
+fn value_overwritten_by_an_expired_one_stays_removed() {
+    with_control(Control::DeadUncovered, Noticed::Loss, |_, sim| {
+        let mut sim = sim.rate(100_000).nodes(3);
+        sim.partition(&[1], &[2]);
+        sim.crash(2);
+        sim.skew(2, 3_000);
+        sim.restart(2);
+        sim.run_for(Duration::from_secs(5));
+        sim.node(0).put("first", "v").unwrap();
+        sim.run_for(Duration::from_secs(2));
+        assert!(holds(&mut sim, 1, "first") && holds(&mut sim, 2, "first"));
+        sim.partition(&[0], &[2]);
+        sim.node(0).put("k", "v0").unwrap();
+        until(&mut sim, |sim| holds(sim, 1, "k"));
+        sim.partition(&[0], &[1]);
+        sim.node(0).put_with("k", "v1", PutOptions::new().ttl(Duration::from_secs(1))).unwrap();
+        sim.node(0).put("large", vec![b'x'; 300_000]).unwrap();
+        sim.node(0).put("marker", "v").unwrap();
+        sim.run_for(Duration::from_secs(9));
+        // Nodes 0 and 2 meet. The end of the flush waits for the large value.
+        sim.heal();
+        sim.partition(&[1], &[0, 2]);
+        until(&mut sim, |sim| holds(sim, 2, "marker"));
+        sim.delay_traffic(0, 2);
+        assert!(!holds(&mut sim, 2, "k") && !holds(&mut sim, 2, "large"));
+        // Meanwhile node 2 repairs with node 1.
+        sim.heal();
+        sim.partition(&[0], &[1]);
+        sim.run_for(Duration::from_secs(4));
+        sim.resume_traffic(0, 2);
+        until(&mut sim, |sim| holds(sim, 2, "large"));
+        sim.run_for(ms(500));
+        sim.crash(0);
+        sim.run_for(Duration::from_secs(20));
+        assert!(sim.is_converged());
+        (1..3).for_each(|i| assert!(!holds(&mut sim, i, "k"), "node {i} brought it back"));
+    });
 }
 
 /// Node 1 learns of a delete by repair and has no row for it. Node 2 is linked with node 1 only.

@@ -21,7 +21,7 @@ use crate::replica::saved::{self, DiskChange, DiskSummary, Saved, StoredVectorSu
 use crate::store::coverage::{Clocks, RegionCoverage, Vector};
 use crate::store::digest::HashKey;
 use crate::store::entry::{DotSet, Revision};
-use crate::store::{DiskFollower, ExpiredKeys, LocalStore};
+use crate::store::{DiskFollower, ExpiredKeys, LocalStore, PeerPositions};
 
 /// Rows in one part of a transaction, except for the last: a writer waits for about a tenth of a millisecond. With
 /// fewer rows a writer waits more often, and each wake-up costs more than the rows do.
@@ -40,7 +40,8 @@ pub struct Persist {
 #[derive(Clone, Debug)]
 struct DiskMetadata {
     vector: Clocks,
-    extra_regions: Vec<RegionCoverage>,
+    /// Contexts beyond the vector. `None`: the disk has them.
+    extra_regions: Option<Vec<RegionCoverage>>,
     positions: Vec<(LogId, Option<u64>)>,
     memos: Vec<(String, Option<Vec<u8>>)>,
     state: DiskSummary,
@@ -81,11 +82,9 @@ impl Persist {
                 metadata.vector.iter().map(|(origin, clock)| saved::encode_vector_entry(origin, clock));
             let positions = metadata.positions.iter().map(|(log, at)| saved::encode_position(*log, *at));
             let memos = metadata.memos.iter().map(|(name, memo)| saved::encode_memo(name, memo.as_deref()));
-            let rest = [
-                saved::encode_extra_regions(&metadata.extra_regions),
-                saved::encode_summary(&metadata.state),
-            ];
-            seen.chain(positions).chain(memos).chain(rest)
+            let extra = metadata.extra_regions.iter().map(|regions| saved::encode_extra_regions(regions));
+            let summary = std::iter::once(saved::encode_summary(&metadata.state));
+            seen.chain(positions).chain(memos).chain(extra).chain(summary)
         })
     }
 
@@ -102,9 +101,18 @@ struct DiskMark {
     head: u64,
     vector: Vector,
     withheld: Clocks,
-    extra_count: usize,
+    extra: ExtraMark,
     hash_key: HashKey,
     memos: u64,
+}
+
+/// The contexts beyond the vector that the disk has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ExtraMark {
+    /// [`Coverage::extra_changes`](crate::store::coverage::Coverage::extra_changes) when they were written.
+    changes: u64,
+    /// As how many they were written. What is loaded from a disk may be kept as fewer.
+    stored: u64,
 }
 
 /// A transaction whose rows are being collected.
@@ -166,16 +174,24 @@ impl DiskCursor {
             head: store.log.head(),
             vector: store.coverage.vector().clone(),
             withheld: store.coverage.withheld().clone(),
-            extra_count: store.coverage.extra_count(),
+            extra: self.extra_mark(store),
             hash_key: store.hash_key,
             memos: self.changes,
         }
     }
 
+    /// The contexts that the disk has after a transaction that ends now.
+    fn extra_mark(&self, store: &LocalStore) -> ExtraMark {
+        let (changes, count) = (store.coverage.extra_changes(), store.coverage.extra_count());
+        let known = self.last_transaction.as_ref().map(|base| base.extra);
+        let unchanged = known.filter(|extra| extra.changes == changes);
+        unchanged.unwrap_or(ExtraMark { changes, stored: count as u64 })
+    }
+
     /// Whether anything has changed since a transaction that reached `base`. Asked after every step.
     fn is_past(&self, base: &DiskMark, store: &LocalStore) -> bool {
         base.head != store.log.head()
-            || base.extra_count != store.coverage.extra_count()
+            || base.extra.changes != store.coverage.extra_changes()
             || base.hash_key != store.hash_key
             || base.memos != self.changes
             || !store.coverage.claims_since(&base.vector, &base.withheld).is_empty()
@@ -210,20 +226,22 @@ impl DiskCursor {
     fn metadata(&self, store: &LocalStore) -> DiskMetadata {
         let is_whole = self.last_transaction.is_none();
         let logs = if is_whole {
-            store.peer_positions.keys().copied().collect()
+            store.peer_positions.logs().collect()
         } else {
-            store.changed_positions.clone()
+            store.peer_positions.changed().clone()
         };
         let names = if is_whole { self.memos.keys().cloned().collect() } else { self.changed.clone() };
-        let position = |log| (log, store.peer_positions.get(&log).copied());
+        let position = |log| (log, store.peer_positions.known(log));
         let memo = |name| (self.memos.get(&name).cloned(), name);
         let vector = match &self.last_transaction {
             Some(base) => store.coverage.claims_since(&base.vector, &base.withheld),
             None => store.coverage.vector_with_withheld(),
         };
+        let extra = self.extra_mark(store);
+        let is_extra_known = self.last_transaction.as_ref().is_some_and(|base| base.extra == extra);
         DiskMetadata {
             vector,
-            extra_regions: store.coverage.extra_regions(),
+            extra_regions: (!is_extra_known).then(|| store.coverage.extra_regions()),
             positions: logs.into_iter().map(position).collect(),
             memos: names.into_iter().map(memo).map(|(memo, name)| (name, memo)).collect(),
             state: DiskSummary {
@@ -232,7 +250,7 @@ impl DiskCursor {
                 run: store.run,
                 root: store.root().sum(),
                 vector_sum: StoredVectorSum::Second(store.coverage.sum_with_withheld()),
-                extra_regions: store.coverage.extra_count() as u64,
+                extra_regions: extra.stored,
                 has_voter_times: VoterMemo::read(self.memo(VOTER_MEMO)).map_or(true, |memo| memo.has_times()),
             },
         }
@@ -261,14 +279,15 @@ impl Replica {
         }
         store.coverage.load(&seen, &extra_regions);
         store.fill(rows);
-        store.peer_positions = positions;
-        if !store.peer_positions.is_empty() {
+        if !positions.is_empty() {
             self.wall_clock.note_others();
         }
+        store.peer_positions = PeerPositions::loaded(positions);
         store.log.raise_floor(store.log.head().max(1));
         self.disk.memos = memos;
         if store.disk != DiskFollower::NoDisk && !is_copy {
-            let mark = self.disk.mark(store);
+            let mut mark = self.disk.mark(store);
+            mark.extra.stored = state.extra_regions;
             store.disk = DiskFollower::At(mark.head);
             self.disk.safe = Some((Revision { log: store.log.id, number: mark.head }, 0));
             self.disk.last_transaction = Some(mark);
@@ -293,8 +312,7 @@ impl Replica {
             part.rows.extend(dropped.iter().map(|key| store.dot_set_or_empty(key)));
             let mark = disk.mark(store);
             let before = disk.last_transaction.replace(mark.clone());
-            let (moved, changed) =
-                (std::mem::take(&mut store.changed_positions), std::mem::take(&mut disk.changed));
+            let (moved, changed) = (store.peer_positions.take_changed(), std::mem::take(&mut disk.changed));
             disk.flight = Some(Flight {
                 log: store.log.id,
                 before,
@@ -352,7 +370,7 @@ impl Replica {
             if let ExpiredKeys::Listed(keys) = &mut store.expired_keys {
                 keys.extend(flight.expired_keys);
             }
-            store.changed_positions.extend(flight.changed_positions);
+            store.peer_positions.put_changed_back(flight.changed_positions);
             disk.changed.extend(flight.changed);
             disk.last_transaction = flight.before.filter(|_| flight.log == store.log.id);
         }
@@ -466,5 +484,50 @@ mod tests {
             assert_eq!(write(&mut replica, later), is_whole);
             assert!(replica.persist().is_none() && replica.store.expired_keys.is_empty());
         }
+    }
+
+    #[test]
+    fn contexts_are_written_only_when_they_have_changed() {
+        const CONTEXTS: u64 = 30_000;
+        let mut replica = Replica::new(Setup { has_disk: true, ..Setup::new(Config::lan(), 1) });
+        let cover = |replica: &mut Replica, i: u64| {
+            let key = i.to_le_bytes();
+            let place = replica.store.hash_key.place(&key);
+            let context = Clocks::from_iter([(crate::id::RunId::new(2), 7)]);
+            replica.store.coverage.cover_key(&key, place, &context);
+        };
+        // The bytes of a transaction, and how many contexts the disk has after it.
+        let mut disk = BTreeMap::new();
+        let mut write = |replica: &mut Replica| {
+            let parts: Vec<Persist> = std::iter::from_fn(|| replica.persist()).collect();
+            replica.handle(Time::default(), Input::Persisted);
+            let changes: Vec<_> = parts.iter().flat_map(Persist::changes).collect();
+            let bytes: usize =
+                changes.iter().map(|(key, it)| key.len() + it.as_ref().map_or(0, Vec::len)).sum();
+            for (key, value) in changes {
+                match value {
+                    Some(value) => _ = disk.insert(key, value),
+                    None => _ = disk.remove(&key),
+                }
+            }
+            let entries = disk.iter().map(|(key, value)| Ok((key.as_slice(), value.as_slice())));
+            let saved = Saved::read::<crate::replica::saved::SavedError, _>(entries).expect("it adds up");
+            (bytes, saved.extra_regions.len() as u64, saved)
+        };
+        (0..CONTEXTS).for_each(|i| cover(&mut replica, i));
+        let (bytes, contexts, _) = write(&mut replica);
+        assert!(bytes as u64 > CONTEXTS && contexts == CONTEXTS);
+        replica.put(Time::default(), "k", b"v").unwrap();
+        let (bytes, contexts, _) = write(&mut replica);
+        assert!(bytes < 1_024 && contexts == CONTEXTS, "{bytes} bytes, {contexts} contexts");
+        cover(&mut replica, CONTEXTS);
+        let (bytes, contexts, saved) = write(&mut replica);
+        assert!(bytes as u64 > CONTEXTS && contexts == CONTEXTS + 1);
+
+        let setup = Setup { has_disk: true, saved: Some(saved), ..Setup::new(Config::lan(), 2) };
+        let mut replica = Replica::new(setup);
+        replica.put(Time::default(), "k", b"v").unwrap();
+        let (bytes, contexts, _) = write(&mut replica);
+        assert!(bytes < 1_024 && contexts == CONTEXTS + 1, "{bytes} bytes, {contexts} contexts");
     }
 }

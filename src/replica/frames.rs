@@ -120,6 +120,7 @@ impl Replica {
         if let Some(cursor) = self.stale_cursors.get(&log) {
             link.tail_sender.cursor = *cursor;
         }
+        self.keep_linked_positions();
         Ok(())
     }
 
@@ -226,12 +227,16 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
     use super::super::{BreakReason, Input, Setup};
     use super::*;
     use crate::config::Config;
     use crate::id::RunId;
     use crate::membership::Member;
     use crate::membership::tests::member;
+    use crate::store::{POSITIONS_MAX, PeerPositions};
     use crate::time::Time;
     use crate::wire::Abilities;
 
@@ -272,6 +277,64 @@ mod tests {
         peer.handle(Time::default(), Input::Stream(LINK, Lane::Live, &hello));
         let outputs = polled(&mut peer);
         (own, [live, stream(&outputs, Lane::Live)].concat(), stream(&outputs, Lane::Bulk))
+    }
+
+    /// Carries what a replica and its peers send each other until they are silent. The link to a peer has its number.
+    fn exchange(now: Time, own: &mut Replica, peers: &mut BTreeMap<LinkId, Replica>) {
+        for _ in 0..64 {
+            let mut is_silent = true;
+            for output in polled(own) {
+                if let Output::Stream(id, lane, bytes) = output {
+                    is_silent = false;
+                    own.handle(now, Input::Drained(id, lane, bytes.len()));
+                    peers.get_mut(&id).unwrap().handle(now, Input::Stream(LINK, lane, &bytes));
+                }
+            }
+            for (id, peer) in &mut *peers {
+                for output in polled(peer) {
+                    if let Output::Stream(_, lane, bytes) = output {
+                        is_silent = false;
+                        peer.handle(now, Input::Drained(LINK, lane, bytes.len()));
+                        own.handle(now, Input::Stream(*id, lane, &bytes));
+                    }
+                }
+            }
+            if is_silent {
+                return;
+            }
+        }
+        panic!("they go on for ever");
+    }
+
+    #[test]
+    fn positions_of_dead_logs_displace_none_of_linked_peers() {
+        let mut own = replica(1);
+        // Logs of processes that have ended, all of them with greater ids than those of the peers.
+        let dead = (0..POSITIONS_MAX as u64).map(|i| (LogId::new(u64::MAX - i), 1)).collect();
+        own.store.peer_positions = PeerPositions::loaded(dead);
+        let mut peers: BTreeMap<LinkId, Replica> =
+            [2, 3].map(|run| (LinkId::new(run), replica(run))).into_iter().collect();
+        for (id, peer) in &mut peers {
+            peer.store.rekey(own.store.hash_key);
+            link(peer, &member(1));
+            own.handle(Time::default(), Input::LinkUp(*id, Abilities::OURS));
+            own.handle(Time::default(), Input::LinkIdentified(*id, &member(id.number()), 0));
+        }
+        exchange(Time::default(), &mut own, &mut peers);
+        for round in 1..3 {
+            let at = Time::default().later_by(Duration::from_millis(700 * round));
+            for peer in peers.values_mut() {
+                peer.put(at, "k", b"v").unwrap();
+            }
+            exchange(at, &mut own, &mut peers);
+            let later = at.later_by(Config::lan().sync_interval / 2);
+            own.handle(later, Input::Wake);
+            exchange(later, &mut own, &mut peers);
+            for (id, peer) in &peers {
+                assert_eq!(peer.links[LINK].acks.acked(), peer.store.log.head(), "link {id}, round {round}");
+            }
+        }
+        assert_eq!(own.store.peer_positions.len(), POSITIONS_MAX);
     }
 
     fn refuses(own: &mut Replica) -> bool {

@@ -160,6 +160,8 @@ pub(crate) struct Coverage {
     withheld: Clocks,
     /// While anything here is from the future: the greatest clock of a context that peers are told of.
     sendable_max: Option<u64>,
+    /// How often extra coverage or leftovers have changed.
+    extra_changes: u64,
     /// Changes since the last sweep, and the number of changes after which the next one is due. It grows with the
     /// contexts and the clocks in them, so that a sweep costs little for each change however many there are.
     unswept: usize,
@@ -177,6 +179,7 @@ impl Coverage {
             leftovers: Leftovers::default(),
             withheld: Clocks::default(),
             sendable_max: None,
+            extra_changes: 0,
             unswept: 0,
             sweep_after: 0,
         }
@@ -380,7 +383,7 @@ impl Coverage {
         }
         if !context.iter().all(|(origin, clock)| self.covers(key, place, Stamp { clock, origin })) {
             self.extra.add_point(place.line_position(), context);
-            self.unswept += 1;
+            self.note_extra_change();
         }
     }
 
@@ -413,7 +416,7 @@ impl Coverage {
     pub(crate) fn cover_range(&mut self, range: HashRange, context: &Clocks) {
         if !context.is_empty() {
             self.extra.add(range.first(), range.last(), context);
-            self.unswept += 1;
+            self.note_extra_change();
         }
     }
 
@@ -436,7 +439,7 @@ impl Coverage {
 
     /// Records a context that a peer sent with a range that is merged, for the keys of this range.
     pub(crate) fn cover_region(&mut self, range: HashRange, region: &RegionCoverage) {
-        self.unswept += 1;
+        self.note_extra_change();
         let region = region.clone().narrowed_to(self.hash_key, range.first(), range.last());
         if let Some(region) = region
             && let Some(here) = self.leftovers.add(region, self.hash_key)
@@ -451,6 +454,7 @@ impl Coverage {
         match narrowed {
             Some(leftover) if leftover.intervals_under(self.hash_key).is_none() => {
                 self.leftovers.push(leftover);
+                self.note_extra_change();
             }
             _ => self.cover_region(range, region),
         }
@@ -493,10 +497,13 @@ impl Coverage {
 
     /// Deletes the contexts that the vector has caught up with.
     pub(crate) fn sweep(&mut self) {
+        let count = self.extra_count();
         let vector = self.own.vector();
         self.extra.spans.retain(|_, span| !vector.covers_all(&span.clocks));
         let here = self.leftovers.sweep(vector, self.hash_key);
         here.iter().for_each(|region| self.cover_intervals(region));
+        // A leftover that has lost clocks which the vector has says the same as before.
+        self.extra_changes += u64::from(self.extra_count() != count || !here.is_empty());
         let cost = |context: &Clocks| 1 + context.len() / CLOCKS_PER_CHANGE;
         let spans = self.extra.spans.values().map(|span| cost(&span.clocks));
         self.sweep_after = spans.chain(self.leftovers.iter().map(|it| cost(&it.clocks))).sum();
@@ -510,6 +517,7 @@ impl Coverage {
         if hash_key == self.hash_key {
             return;
         }
+        self.extra_changes += 1;
         let mut before = std::mem::take(&mut self.extra);
         let old_key = std::mem::replace(&mut self.hash_key, hash_key);
         if !before.spans.is_empty() {
@@ -528,6 +536,16 @@ impl Coverage {
                 self.cover_intervals(&here);
             }
         }
+    }
+
+    fn note_extra_change(&mut self) {
+        self.extra_changes += 1;
+        self.unswept += 1;
+    }
+
+    /// How often what is covered beyond the vector by place has changed.
+    pub(crate) fn extra_changes(&self) -> u64 {
+        self.extra_changes
     }
 
     /// The number of contexts that are kept beyond the vector.

@@ -164,3 +164,41 @@ impl LocalStore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::id::RunId;
+    use crate::store::PeerRow;
+    use crate::store::coverage::Vector;
+
+    #[test]
+    fn later_lifetime_of_the_same_stamp_is_scheduled() {
+        let mut key = Vec::new();
+        crate::store::key::register_key("k", &mut key);
+        let stamp = Stamp { clock: 1 << 20, origin: RunId::new(2) };
+        let row = |lifetime| {
+            let text = [&key[..], b"v"].concat();
+            let dot = Dot::new(stamp, lifetime, key.len(), &text, &mut Vec::new());
+            PeerRow { dot_set: DotSet::One(dot), vector: Vector::default(), context: None }
+        };
+        let now = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
+        let at = |ms: u64| std::num::NonZeroU64::new(ms);
+        for run in [None, Some(RunId::new(2))] {
+            let mut store = LocalStore::of_run(1);
+            for ms in [2_000, 3_000] {
+                let row = row(Lifetime { expires: at(ms), run });
+                store.merge_rows(now, &[row], ChangeOrigin::Learned, |_| ());
+                assert_eq!(store.expiries.first().map(|(expiry, ..)| *expiry), Some(ms));
+                assert_eq!(store.limited_dots(), 1 + usize::from(run.is_some()));
+            }
+            // Hidden by the first lifetime, and visible again by the second.
+            store.expire(Time { wall: Duration::from_secs(4), ..now }, 8);
+            let row = row(Lifetime { expires: at(9_000), run });
+            store.merge_rows(now, &[row], ChangeOrigin::Learned, |_| ());
+            assert_eq!((store.expiries.len(), store.hidden.len()), (1, 0));
+        }
+    }
+}
