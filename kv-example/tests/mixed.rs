@@ -331,7 +331,7 @@ fn earlier_programs() -> Vec<Earlier> {
 fn is_peer(earlier: &Earlier, folder: &Path) -> bool {
     _ = std::fs::create_dir(folder);
     let before = node(&earlier.binary, folder, "before", &[]);
-    let today = node(Path::new(PROGRAM), folder, "today", &[before.addr.clone()]);
+    let today = node(Path::new(PROGRAM), folder, "today", std::slice::from_ref(&before.addr));
     let versions = |name: &str| versions_named(&folder.join(format!("{name}.log")));
     eventually("it is ready or refused", || is_ready(&today) || versions("today").is_some());
     let ours = wire_version();
