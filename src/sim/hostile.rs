@@ -117,7 +117,7 @@ impl Sim {
     #[doc(hidden)]
     pub fn forge_voters(&mut self, i: usize, epoch: u64, term_floor: u64, voters: Vec<String>) {
         let world = &mut *self.world();
-        let list = VoterList { epoch, term_floor, voters, ..VoterList::default() };
+        let list = VoterList { epoch, voters, term_floor, ..VoterList::default() };
         if let Some((replica, now)) = world.replica(i) {
             replica.forge_voters(now, &list);
             world.drain(i);
