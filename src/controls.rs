@@ -98,6 +98,8 @@ pub enum Control {
     BallotIgnored,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
     ManyDonors,
+    /// Breaks catching up: a replica that followed the log of a peer in an earlier run counts as caught up with it.
+    KnownIsCaughtUp,
     /// Breaks the deferral of sessions: a `Start` that the peer sent before it knew of its deferral begins a session.
     OldStart,
     /// Breaks the replacement of a stalled donor: it is waited for as long as any session.
@@ -161,7 +163,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 66] = [
+    pub const ALL: [Self; 67] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -198,6 +200,7 @@ impl Control {
         Self::JointCutShort,
         Self::BallotIgnored,
         Self::ManyDonors,
+        Self::KnownIsCaughtUp,
         Self::OldStart,
         Self::DonorKept,
         Self::GoneIsKept,
