@@ -104,6 +104,8 @@ pub enum Control {
     EpochUnbounded,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
     ManyDonors,
+    /// Breaks catching up: a replica that followed the log of a peer in an earlier run counts as caught up with it.
+    KnownIsCaughtUp,
     /// Breaks the deferral of sessions: a `Start` that the peer sent before it knew of its deferral begins a session.
     OldStart,
     /// Breaks the replacement of a stalled donor: it is waited for as long as any session.
@@ -169,7 +171,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 70] = [
+    pub const ALL: [Self; 71] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -209,6 +211,7 @@ impl Control {
         Self::InvitedInQuarantine,
         Self::EpochUnbounded,
         Self::ManyDonors,
+        Self::KnownIsCaughtUp,
         Self::OldStart,
         Self::DonorKept,
         Self::GoneIsKept,

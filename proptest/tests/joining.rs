@@ -2,7 +2,8 @@
 //! that have arrived are not sent again. The tests count the bytes of rows that repairs move.
 //!
 //! Negative controls, which must fail with every seed: `ManyDonors` takes rows from every peer at once, `DonorKept`
-//! waits for a stalled donor as long as for any session.
+//! waits for a stalled donor as long as for any session, `KnownIsCaughtUp` counts as caught up with a peer whose log it
+//! knows from an earlier run.
 
 use std::time::Duration;
 
@@ -82,6 +83,55 @@ fn one_donor_at_a_time_feeds_a_joiner() {
         assert_eq!((last.entries_done, last.entries_expected), (KEYS as u64, KEYS as u64));
         assert_eq!((last.bytes_done, last.donor.as_ref()), (last.bytes_expected, None));
     });
+}
+
+/// Restarts one of five nodes with its disk after the others have written. `old` names the keys that they held before.
+/// Asserts that the node is ready when it has everything, for at most so many percent of the bytes of the rows.
+fn restarted(sim: Sim, old: impl Fn(usize) -> String, percent_max: u64) {
+    let mut sim = sim.without_checks().rate(400_000).nodes_with_disk(5);
+    (0..KEYS).for_each(|i| _ = sim.node(i % 5).put(old(i), "old").unwrap());
+    sim.run_for(Duration::from_secs(30));
+    sim.crash(4);
+    (0..KEYS).for_each(|i| _ = sim.node(i % 4).put(key(i), vec![b'v'; 104]).unwrap());
+    sim.run_for(Duration::from_secs(30));
+    let before = sim.bytes_sent();
+    sim.restart(4);
+    watch_joining(&mut sim, 4, |_, _| {});
+    let is_new = |i: usize| sim.node(4).get(key(i)).is_some_and(|entry| entry.value().len() == 104);
+    assert_eq!((0..KEYS).filter(|i| is_new(*i)).count(), KEYS, "it is ready without all of it");
+    sim.assert_converged();
+    let (moved, once) = (sim.bytes_sent() - before, KEYS as u64 * (ROW_BYTES + WIRE_BYTES));
+    assert!(moved < once * percent_max / 100, "{moved} bytes moved, {once} are the rows");
+}
+
+#[test]
+fn restarted_node_is_ready_when_it_has_caught_up() {
+    holds_unless(Control::KnownIsCaughtUp, SEEDS, |sim| restarted(sim, |_| "old".to_owned(), 110));
+}
+
+#[test]
+fn overwritten_values_come_from_one_donor_too() {
+    // No peer holds more entries than the node, which lists its old values.
+    holds_unless(Control::KnownIsCaughtUp, 2, |sim| restarted(sim, key, 160));
+}
+
+#[test]
+fn node_that_missed_little_costs_no_more_than_tails_would() {
+    let bytes = |control| {
+        let mut sim = Sim::new(3).broken(control).without_checks().nodes_with_disk(3);
+        (0..KEYS).for_each(|i| _ = sim.node(i % 3).put(key(i), "old").unwrap());
+        sim.run_for(Duration::from_secs(30));
+        sim.crash(2);
+        (0..10).for_each(|i| _ = sim.node(0).put(key(i * 7), "new").unwrap());
+        sim.run_for(Duration::from_secs(5));
+        let before = sim.bytes_sent();
+        sim.restart(2);
+        sim.run_for(Duration::from_secs(2));
+        assert!((0..10).all(|i| sim.node(2).get(key(i * 7)).unwrap().value() == b"new"));
+        sim.bytes_sent() - before
+    };
+    let (present, with_tails) = (bytes(None), bytes(Some(Control::KnownIsCaughtUp)));
+    assert!(present <= with_tails * 11 / 10, "{present} bytes, {with_tails} with tails");
 }
 
 /// Applies `harm` to the donor when half of the rows have arrived. Asserts that another donor sends only the rest.

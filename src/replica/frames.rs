@@ -97,6 +97,7 @@ impl Replica {
     /// from it after damage: a `Hello` cannot name the run or the log of another node.
     fn on_hello(&mut self, id: LinkId, hello: Hello) -> Result<(), WireError> {
         let Hello { generation, first_run, vector_hash, old_sum } = hello;
+        let is_joining = self.is_joining() && !self.store.controls.has(Control::KnownIsCaughtUp);
         let (store, link) = (&self.store, self.links.get_mut(id).expect("the caller looked"));
         let first = link.run.or(first_run).ok_or(WireError::Kind(Kind::Hello as u8))?;
         let run = first.after(generation);
@@ -109,8 +110,10 @@ impl Replica {
         link.old_parts.on_hello(store, old_sum);
         link.tail_receiver.since_ms = self.now.wall_ms();
         link.keep_partial(self.partials.take(link.run.unwrap_or(run)));
-        // A replica that followed this log before, or has merged the same, goes on from there.
-        if store.position_in(log) > 0 || vector_hash == store.coverage.vector_hash() {
+        // A replica that has merged the same goes on from there, and so does one that followed this log before. But while
+        // it joins, it lacks what came since its last run, of all origins: that is for one donor to send.
+        let has_followed = store.position_in(log) > 0 && !is_joining;
+        if has_followed || vector_hash == store.coverage.vector_hash() {
             link.acks.owe_now();
         } else {
             // A session may have begun before this frame arrived on the other lane. Another one follows in any case.

@@ -5,8 +5,13 @@
 //! [`Kind::Deferred`](crate::wire::Kind::Deferred), aborts it, and is asked again when the donor has finished. By then
 //! little differs, and those repairs are short.
 //!
-//! A donor is a peer that holds more than this replica. Where no peer does, as in a cluster that starts, nobody is
-//! deferred.
+//! A donor is a peer that holds more than this replica, or one whose log an earlier run of it has followed. Where there
+//! is no such peer, as in a cluster that starts, nobody is deferred.
+//!
+//! A replica that starts with a disk has caught up with a peer at once only if the two have merged the same. That it
+//! knows a position in the peer's log is not enough: the tail would bring what that peer has written since, not what
+//! others have, and nothing would say when it has come. It cannot do without a repair in any case, because its own log
+//! is new to the peer.
 //!
 //! A replica that had caught up in an earlier run is ready with what its disk holds once it has been linked with nobody
 //! for a while. One that never caught up waits for a peer, because it may hold a part of the data only.

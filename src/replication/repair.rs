@@ -204,6 +204,8 @@ struct PeerSide {
     entries: u64,
     bytes: u64,
     vector: Vector,
+    /// This side followed that log before the session.
+    was_followed: bool,
     /// The peer has sent everything.
     has_finished: bool,
 }
@@ -381,9 +383,10 @@ impl RepairSession {
         self.peer.as_ref().map(|peer| (peer.entries, peer.bytes))
     }
 
-    /// Whether the peer's start states more entries than this side held.
+    /// Whether the peer may send most of what this side lacks: its start states more entries than this side held, or
+    /// this side followed its log in an earlier run, and may hold as many old ones.
     pub(crate) fn feeds(&self) -> bool {
-        self.peer.as_ref().is_some_and(|peer| peer.entries > self.entries)
+        self.peer.as_ref().is_some_and(|peer| peer.entries > self.entries || peer.was_followed)
     }
 
     /// When the session began, and whether it is finished with no row refused.

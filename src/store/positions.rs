@@ -51,6 +51,7 @@ impl PeerPositions {
         self.by_log.keys().copied()
     }
 
+    #[cfg(any(feature = "__controls", test))]
     pub(crate) fn len(&self) -> usize {
         self.by_log.len()
     }

@@ -50,8 +50,10 @@ impl RepairSession {
             entries: reader.varint()?,
             bytes: reader.varint()?,
             vector: Vector::default(),
+            was_followed: false,
             has_finished: false,
         };
+        start.was_followed = store.position_in(start.log) > 0;
         rows::take_news(&store.coverage, &mut start.vector, &reader.vector_news()?)?;
         reader.end()?;
         if self.peer.is_some() {
