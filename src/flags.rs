@@ -11,6 +11,7 @@
 //! bytes that doubles a text 30 times ends the process, and differ from flagd's implementations in how types are
 //! converted. `docs/limits.md` has the bounds.
 
+mod arithmetic;
 mod book;
 mod compile;
 mod context;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::FlagError;
-use super::evaluate::float_of;
+use super::datum::as_float;
 use super::value::FlagValue;
 
 /// An evaluation with everything that is known of it; [`Snapshot::details`](super::Snapshot::details) gives it.
@@ -152,7 +152,7 @@ impl FlagType for f64 {
 
     fn from_value(value: &FlagValue) -> Option<Self> {
         match value {
-            FlagValue::Int(value) => Some(float_of(*value)),
+            FlagValue::Int(value) => Some(as_float(*value)),
             FlagValue::Float(value) => Some(*value),
             _ => None,
         }

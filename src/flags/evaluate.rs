@@ -11,8 +11,9 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::arithmetic::{combined, divide, number};
 use super::context::{AttributeValue, Context, TARGETING_KEY, seconds_of};
-use super::datum::{Datum, NAMES_PER_STEP, as_float, text_extent};
+use super::datum::{Datum, NAMES_PER_STEP, text_extent};
 use super::error::RuleFault;
 use super::fractional::{self, Buckets, FractionalVersion, Subject};
 use super::rule::{Expression, Operator, VariablePath};
@@ -546,54 +547,6 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// A value as a number, which keeps its form.
-fn number<'a>(value: &Datum<'a>) -> Evaluated<'a> {
-    match value {
-        Datum::Int(value) => Ok(Datum::Int(*value)),
-        Datum::Bool(value) => Ok(Datum::Int(i64::from(*value))),
-        Datum::Null => Ok(Datum::Int(0)),
-        other if other.number().is_nan() => Err(RuleFault::NotANumber),
-        other => Ok(Datum::Float(other.number())),
-    }
-}
-
-/// Integers stay integers unless they overflow.
-fn combined<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> Evaluated<'a> {
-    if let (Datum::Int(a), Datum::Int(b)) = (a, b) {
-        let exact = match operator {
-            Operator::Add => a.checked_add(*b),
-            Operator::Subtract => a.checked_sub(*b),
-            Operator::Multiply => a.checked_mul(*b),
-            Operator::Minimum => Some(*a.min(b)),
-            _ => Some(*a.max(b)),
-        };
-        if let Some(exact) = exact {
-            return Ok(Datum::Int(exact));
-        }
-    }
-    let (a, b) = (a.number(), b.number());
-    let result = match operator {
-        Operator::Add => a + b,
-        Operator::Subtract => a - b,
-        Operator::Multiply => a * b,
-        Operator::Minimum => a.min(b),
-        _ => a.max(b),
-    };
-    if result.is_nan() { Err(RuleFault::NotANumber) } else { Ok(Datum::Float(result)) }
-}
-
-fn divide<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> Evaluated<'a> {
-    let (a, b) = (number(a)?, number(b)?);
-    if b.number() == 0.0 {
-        return Err(RuleFault::DivisionByZero);
-    }
-    if let (Operator::Remainder, Datum::Int(a), Datum::Int(b)) = (operator, &a, &b) {
-        return Ok(Datum::Int(a.wrapping_rem(*b)));
-    }
-    let result = if operator == Operator::Divide { a.number() / b.number() } else { a.number() % b.number() };
-    if result.is_nan() { Err(RuleFault::NotANumber) } else { Ok(Datum::Float(result)) }
-}
-
 fn is_in(needle: &Datum<'_>, haystack: &Datum<'_>) -> bool {
     match haystack {
         Datum::Text(text) => text.contains(&*needle.to_text()),
@@ -609,9 +562,4 @@ fn offset(position: f64, count: usize) -> usize {
     }
     let back = if position.is_nan() { count } else { (-position) as usize };
     count.saturating_sub(back)
-}
-
-/// Whether two numbers are the same number, for the types of flags.
-pub(super) fn float_of(value: i64) -> f64 {
-    as_float(value)
 }
