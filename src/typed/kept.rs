@@ -113,6 +113,7 @@ impl Keeper {
         Self { last_good, wanted: Arc::default(), kept: Arc::default(), writing: None, fault }
     }
 
+    #[cfg(feature = "flags")]
     pub(crate) fn is_needed(&self) -> bool {
         self.last_good.is_some()
     }
