@@ -5,10 +5,8 @@ use super::datum::Datum;
 use super::error::RuleFault;
 use super::rule::Operator;
 
-type Calculated<'a> = Result<Datum<'a>, RuleFault>;
-
 /// A value as a number, which keeps its form.
-pub(super) fn number<'a>(value: &Datum<'a>) -> Calculated<'a> {
+pub(super) fn number<'a>(value: &Datum<'a>) -> Result<Datum<'a>, RuleFault> {
     match value {
         Datum::Int(value) => Ok(Datum::Int(*value)),
         Datum::Bool(value) => Ok(Datum::Int(i64::from(*value))),
@@ -19,7 +17,7 @@ pub(super) fn number<'a>(value: &Datum<'a>) -> Calculated<'a> {
 }
 
 /// Integers stay integers unless they overflow.
-pub(super) fn combined<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> Calculated<'a> {
+pub(super) fn combined<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> Result<Datum<'a>, RuleFault> {
     if let (Datum::Int(a), Datum::Int(b)) = (a, b) {
         let exact = match operator {
             Operator::Add => a.checked_add(*b),
@@ -44,7 +42,7 @@ pub(super) fn combined<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> 
 }
 
 /// The quotient, or what remains of the division.
-pub(super) fn divide<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> Calculated<'a> {
+pub(super) fn divide<'a>(operator: Operator, a: &Datum<'a>, b: &Datum<'a>) -> Result<Datum<'a>, RuleFault> {
     let (a, b) = (number(a)?, number(b)?);
     if b.number() == 0.0 {
         return Err(RuleFault::DivisionByZero);
