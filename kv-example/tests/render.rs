@@ -89,26 +89,28 @@ fn keys_become_files_that_follow_them() {
     eventually("it is run once for that", || read(&folder, "ran") == "shop\nstore\nstore\n");
 }
 
+/// An address that was free a moment ago.
+fn free_addr() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// The command that serves a node whose API is at this address, so that it is found there again after a restart.
+fn serve_at(http: &str) -> Command {
+    let mut command = program();
+    command.args(["serve", "--name", "a", "--listen", "127.0.0.1:0", "--profile", "local", "--log", "off"]);
+    command.args(["--http", http]).env("TIDINGS_SECRET", common::SECRET);
+    command
+}
+
 #[test]
 fn rendering_goes_on_when_the_node_is_back() {
     let folder = folder("render-restart");
     let out = folder.join("out");
     let data = folder.join("data");
-    let http = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string() };
+    let http = free_addr();
     let start = || {
-        let mut command = program();
-        command.args([
-            "serve",
-            "--name",
-            "a",
-            "--listen",
-            "127.0.0.1:0",
-            "--profile",
-            "local",
-            "--log",
-            "off",
-        ]);
-        command.args(["--http", &http, "--data-dir"]).arg(&data).env("TIDINGS_SECRET", common::SECRET);
+        let mut command = serve_at(&http);
+        command.arg("--data-dir").arg(&data);
         common::start(command)
     };
     // Begun before the node.
@@ -132,22 +134,10 @@ fn replaced_token_is_read_from_its_file_again() {
     common::private_file(&full, token("full"));
     common::private_file(&read_only, token("one"));
     common::private_file(&own, token("one"));
-    let http = { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string() };
+    let http = free_addr();
     let start = || {
-        let mut command = program();
-        command.args([
-            "serve",
-            "--name",
-            "a",
-            "--listen",
-            "127.0.0.1:0",
-            "--profile",
-            "local",
-            "--log",
-            "off",
-        ]);
-        command.args(["--http", &http, "--token-file"]).arg(&full).arg("--read-token-file").arg(&read_only);
-        command.env("TIDINGS_SECRET", common::SECRET);
+        let mut command = serve_at(&http);
+        command.arg("--token-file").arg(&full).arg("--read-token-file").arg(&read_only);
         common::start(command)
     };
     let put = |node: &Running, value: &str| {

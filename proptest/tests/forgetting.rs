@@ -111,13 +111,19 @@ fn sides_that_forgot_each_other_meet_again() {
     }
 }
 
-/// Whether a member that somebody asked to forget while it was cut off stays known once it is back.
-fn stays_known(control: Option<Control>) -> bool {
-    let mut sim = joined(Sim::new(7).broken(control), 3, SECOND * 3_600);
+/// Three nodes of which the last was cut off when the first asked to forget it. They can reach each other again.
+fn with_a_member_asked_to_be_forgotten(seed: u64, control: Option<Control>) -> Sim {
+    let mut sim = joined(Sim::new(seed).broken(control), 3, SECOND * 3_600);
     sim.partition(&[0, 1], &[2]);
     until(&mut sim, "node 2 is down", |sim| listed(sim, 0).contains(&("n2".to_owned(), MemberState::Down)));
     sim.node(0).forget("n2").unwrap();
     sim.heal();
+    sim
+}
+
+/// Whether a member that somebody asked to forget while it was cut off stays known once it is back.
+fn stays_known(control: Option<Control>) -> bool {
+    let mut sim = with_a_member_asked_to_be_forgotten(7, control);
     sim.run_for(SECOND * 20);
     (0..40).all(|_| {
         sim.run_for(SECOND / 4);
@@ -133,11 +139,7 @@ fn request_does_not_forget_a_member_that_came_back() {
 
 /// Whether a member that is back after a request to forget it keeps what is bound to its life through a short absence.
 fn outlives_an_outage(control: Option<Control>) -> bool {
-    let mut sim = joined(Sim::new(8).broken(control), 3, SECOND * 3_600);
-    sim.partition(&[0, 1], &[2]);
-    until(&mut sim, "node 2 is down", |sim| listed(sim, 0).contains(&("n2".to_owned(), MemberState::Down)));
-    sim.node(0).forget("n2").unwrap();
-    sim.heal();
+    let mut sim = with_a_member_asked_to_be_forgotten(8, control);
     let is_back = |sim: &Sim| (0..2).all(|i| listed(sim, i).contains(&("n2".to_owned(), MemberState::Alive)));
     until(&mut sim, "node 2 is back", is_back);
     sim.run_for(SECOND * 20);
