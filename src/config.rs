@@ -202,8 +202,8 @@ impl Default for VectorSettings {
 }
 
 impl Config {
-    /// For nodes in one data centre. All nodes of a cluster start from the same preset: they differ in settings that a
-    /// cluster shares ([`ClusterSettings`]), and a node whose values differ is refused.
+    /// For nodes in one data centre. All nodes of a cluster start from the same preset: presets differ in settings that
+    /// a cluster shares ([`ClusterSettings`]), and a node whose values differ is refused.
     pub fn lan() -> Self {
         Self {
             sync_interval: Duration::from_secs(1),

@@ -76,7 +76,7 @@ impl Token {
 
     /// The token that is in the file now, if it is not the one that was refused.
     fn read_again(&self, refused: Option<&str>) -> Option<String> {
-        let text = std::fs::read_to_string(self.file.as_ref()?).ok()?;
+        let text = files::any_text(self.file.as_ref()?, files::SETTINGS_BYTES_MAX).ok()?;
         let token = Self::of(&text).filter(|token| Some(&**token) != refused)?;
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
         Some(token)

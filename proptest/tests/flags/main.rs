@@ -167,11 +167,8 @@ fn sets_are_apart_and_keys_that_name_no_flag_are_reported() {
     assert_eq!(web.snapshot().keys().len(), 2);
 }
 
-#[test]
-fn events_name_the_flags_that_changed() {
-    let mut sim = Sim::new(1).nodes(1);
-    let node = sim.node(0);
-    let flags = Flags::new(&node, "flags/");
+/// The events of the default set, as they come.
+fn events_of(flags: &Flags<SimNode>, sim: &mut Sim) -> Arc<Mutex<Vec<FlagsEvent>>> {
     let seen: Arc<Mutex<Vec<FlagsEvent>>> = Arc::default();
     let (mut events, list) = (flags.events(), seen.clone());
     sim.spawn(async move {
@@ -179,6 +176,15 @@ fn events_name_the_flags_that_changed() {
             list.lock().unwrap().push(event);
         }
     });
+    seen
+}
+
+#[test]
+fn events_name_the_flags_that_changed() {
+    let mut sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    let flags = Flags::new(&node, "flags/");
+    let seen = events_of(&flags, &mut sim);
     sim.run_for(ms(1));
     let batch = node.batch().put("flags/default/b", number(1)).put("flags/default/a", number(1));
     batch.put("flags/web/c", number(1)).commit().unwrap();
@@ -199,13 +205,7 @@ fn change_of_metadata_or_shared_rules_alone_is_an_event() {
     let mut sim = Sim::new(1).nodes(1);
     let node = sim.node(0);
     let flags = Flags::new(&node, "flags/");
-    let events: Arc<Mutex<Vec<FlagsEvent>>> = Arc::default();
-    let (mut of_set, list) = (flags.events(), events.clone());
-    sim.spawn(async move {
-        while let Some(event) = of_set.next().await {
-            list.lock().unwrap().push(event);
-        }
-    });
+    let events = events_of(&flags, &mut sim);
     let mut after = |key: &str, value: Option<&str>| {
         match value {
             Some(value) => _ = node.put(format!("flags/{key}"), value).unwrap(),
