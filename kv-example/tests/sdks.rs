@@ -259,7 +259,7 @@ impl Follower {
         let mut said = Value::Null;
         for _ in 0..100 {
             let Ok(line) = self.lines.recv_timeout(GUARD) else { break };
-            said = serde_json::from_str(&line).unwrap();
+            said = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
             if said[flag] == json!(expected) {
                 return;
             }

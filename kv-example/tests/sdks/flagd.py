@@ -31,15 +31,21 @@ def fetch(port, flag_set, token):
         print(json.dumps(error.code().name))
 
 
+# The provider calls `show` on a thread of its own, and `print` writes a line and its end one after the other.
+one_at_a_time = threading.Lock()
+
+
 def show(*_):
-    client = api.get_client()
-    told = {
-        flag: [
-            client.get_string_details(flag, "", EvaluationContext(targeting_key=user)).variant for user in USERS
-        ]
-        for flag in flags
-    }
-    print(json.dumps(told), flush=True)
+    with one_at_a_time:
+        client = api.get_client()
+        told = {
+            flag: [
+                client.get_string_details(flag, "", EvaluationContext(targeting_key=user)).variant
+                for user in USERS
+            ]
+            for flag in flags
+        }
+        print(json.dumps(told), flush=True)
 
 
 mode, place, *rest = sys.argv[1:]
