@@ -31,7 +31,7 @@
 //! So it is in quarantine: it grants nothing, not even a lease that is held already, until every promise from before
 //! its start is over by every clock within the drift limit ([`quarantine`]). No promise is longer than
 //! `lease_time_max`; with a disk, the `lease_time_max` of the run that promised counts too. A lease that its holder
-//! could not renew in time has ended for good: whoever wants it again campaigns again, under a new term.
+//! could not renew in time has ended for good: a node that wants it again campaigns again, under a new term.
 //!
 //! *Growing terms.* A voter grants a new term only above every term that it has granted for the lease, and above its
 //! own clock. The first condition is enough as long as the voter remembers those terms. With a disk it remembers: the
@@ -110,8 +110,9 @@ const WATCHERS_MAX: usize = 4_096;
 const HANDOVER_SHARE: u32 = 8;
 /// Terms further ahead of a voter's clock than this are not granted: they would block all lower terms for ever.
 const TERM_AHEAD_MAX: Duration = Duration::from_secs(24 * 3_600);
-/// A voter whose clock was far ahead, and is not any more, has granted such terms all the same. Above the greatest of them
-/// it grants the terms of this much, a millisecond, so that elections go on without letting a member raise terms further.
+/// A voter whose clock was far ahead, and is not any more, has granted such terms all the same. Above the greatest of
+/// them it grants the terms of this much, a millisecond, so that elections go on without letting a member raise terms
+/// further.
 const CLOCK_STEP_MAX: u64 = 1 << 16;
 /// For how long a node that has no list of voters believes that others have one.
 const VOTERS_HEARD_TIME: Duration = Duration::from_secs(60);

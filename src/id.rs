@@ -2,7 +2,7 @@
 //!
 //! Runs are random 64-bit numbers: nothing may depend on their order except to break a tie. The further runs of a
 //! process and the ids of its logs are computed from the run that its handshakes prove, so that no node can name those
-//! of another. Links and leases are counted by whoever makes them, the sessions of a link by both of its ends.
+//! of another. Links and leases are counted by the node that makes them, the sessions of a link by both of its ends.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -92,7 +92,7 @@ fn derived(key: u64, bytes: &[u8]) -> u64 {
 
 id! {
     #[derive(Serialize, Deserialize)]
-    /// A link between two replicas. Whoever drives a replica names each of its links with a number that it uses for no
+    /// A link between two replicas. The driver of a replica names each of its links with a number that it uses for no
     /// other link, neither at the same time nor later.
     pub LinkId
 }
@@ -104,7 +104,8 @@ id! {
 }
 
 id! {
-    /// A repair session of one link: its number, by which both sides count. It grows when a session ends or is deferred.
+    /// A repair session of one link: its number, by which both sides count. It grows when a session ends or is
+    /// deferred.
     pub(crate) SessionId
 }
 

@@ -79,7 +79,7 @@
 //!   take to arrive; the difference of the two wall clocks is part of that time.
 //! * [`Node::joining`] tells how far a node is in catching up. Reads are answered meanwhile from what has arrived.
 //! * [`Node::members`], [`Node::member_events`] and [`Node::events`] tell who is there, who comes and goes, and what
-//!   whoever runs the node should know.
+//!   the operator of the node should know.
 //! * With the feature `metrics` a node records gauges, counters and histograms called `tidings_*`: see
 //!   [`guide::metrics`].
 //! * `tracing` events say when links are made and end, when repairs end and what they moved, and when a step holds the
@@ -88,8 +88,9 @@
 //!
 //! # Serialization
 //!
-//! [`Config`] and the types that hold data implement serde's `Serialize` and, where a program can make them, `Deserialize`
-//! ([`Entry`], [`WatchEvent`] and [`NodeEvent`] are only written). Fields are called as in Rust, variants in snake case.
+//! [`Config`] and the types that hold data implement serde's `Serialize` and, where a program can make them,
+//! `Deserialize` ([`Entry`], [`WatchEvent`] and [`NodeEvent`] are only written). Fields are called as in Rust, variants
+//! in snake case.
 //!
 //! | what | form |
 //! |---|---|
@@ -230,7 +231,7 @@ mod wire;
 /// The pure replica that nodes and simulations drive: the store with its replication, membership and elections, without
 /// clock, network, disk or thread.
 ///
-/// Whoever drives a [`Replica`](core::Replica) tells it what happened with [`Replica::handle`](core::Replica::handle),
+/// The driver of a [`Replica`](core::Replica) tells it what happened with [`Replica::handle`](core::Replica::handle),
 /// carries out what [`Replica::poll`](core::Replica::poll) returns, and wakes it at
 /// [`Replica::deadline`](core::Replica::deadline). Few programs need this.
 pub mod core {

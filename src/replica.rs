@@ -2,7 +2,7 @@
 //!
 //! It follows the polling contract: [`Replica::handle`] takes what happened, [`Replica::poll`] gives what to do
 //! until it has nothing more, [`Replica::deadline`] says when to wake it. Draining late only delays. A disk follows
-//! by itself: whoever writes to it asks [`Replica::persist`] for as much as it can take. It has no
+//! by itself: the code that writes to it asks [`Replica::persist`] for as much as it can take. It has no
 //! policy of its own: what to send is decided by [`crate::replication::tail`] and [`crate::replication::repair`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -107,7 +107,7 @@ use validation::Validation;
 pub(crate) use validation::Validators;
 pub use verbs::PutOptions;
 
-/// One replica of the store, without clock, network or disk. Whoever drives it gives it inputs and the time, carries
+/// One replica of the store, without clock, network or disk. Its driver gives it inputs and the time, carries
 /// out its outputs, and writes to the disk what [`Replica::persist`] returns.
 #[derive(Debug)]
 pub struct Replica {

@@ -344,7 +344,7 @@ async fn work(node: Node, at: usize, board: Arc<Switchboard>) {
     }
 }
 
-/// Each node wants to lead. Whoever does writes what it does, and under which token.
+/// Each node wants to lead. The leader writes what it does, and under which token.
 async fn lead(node: Node) {
     while let Ok(lead) = node.election(ELECTION).campaign(node.name()).await {
         for round in 1.. {

@@ -110,7 +110,7 @@ impl fmt::Display for Failure {
 }
 
 impl From<std::io::Error> for Failure {
-    /// Of the standard streams; files are named by [`Failure::file`]. Whoever closes the pipe has read enough.
+    /// Of the standard streams; files are named by [`Failure::file`]. A reader that closes the pipe has read enough.
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::BrokenPipe => Self::new(Exit::Failed, ""),

@@ -128,7 +128,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     serving.extend(flagd_listener.map(|it| serve(it, Protocol::Http2, api::flagd_routes(app))));
     let mut look = tokio::time::interval(FILES_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // A process that ends in order leaves, unless whoever runs it has said that it will be back.
+    // A process that ends in order leaves, unless its operator has said that it will be back.
     let leaves = loop {
         tokio::select! {
             () = end.recv() => break !settings.expect_return,

@@ -144,18 +144,19 @@ pub(crate) struct Settings {
     #[arg(long = "voter", env = "TIDINGS_VOTERS", value_name = "NAME", value_delimiter = ',')]
     #[serde(default)]
     pub(crate) voters: Vec<String>,
-    /// How long a lease lasts without renewal, and so how long there is no leader after a crash; at most --lease-time-max [default: 3s; 1s with the profile local]
+    /// How long a lease lasts without renewal, and so how long there is no leader after a crash; at most
+    /// --lease-time-max [default: 3s; 1s with the profile local]
     #[arg(long, env = "TIDINGS_LEASE_TIME", value_name = "TIME")]
     pub(crate) lease_time: Option<String>,
-    /// The longest lease that a voter grants, the same on every node. Voters wait about that long after a start [default:
-    /// 10s; 1s with the profile local]
+    /// The longest lease that a voter grants, the same on every node. Voters wait about that long after a start
+    /// [default: 10s; 1s with the profile local]
     #[arg(long, env = "TIDINGS_LEASE_TIME_MAX", value_name = "TIME")]
     pub(crate) lease_time_max: Option<String>,
     /// How long a member stays known that is down or has left [default: 1d]
     #[arg(long, env = "TIDINGS_FORGET_AFTER", value_name = "TIME")]
     pub(crate) forget_after: Option<String>,
-    /// How long a node with data on its disk waits for the others after a start, before it is ready alone [default: 30s;
-    /// 60s with the profile wan, 5s with local]
+    /// How long a node with data on its disk waits for the others after a start, before it is ready alone [default:
+    /// 30s; 60s with the profile wan, 5s with local]
     #[arg(long, env = "TIDINGS_ALONE_AFTER", value_name = "TIME")]
     pub(crate) alone_after: Option<String>,
     /// Elections that the dashboard shows, besides those that this node is asked about
@@ -186,8 +187,8 @@ pub(crate) struct Settings {
     /// counts 200 bytes beside its own and its value's [default: 2147483648]
     #[arg(long, env = "TIDINGS_STORE_BYTES_MAX", value_name = "BYTES")]
     pub(crate) store_bytes_max: Option<usize>,
-    /// Any interval or limit that `tidings reconfigure` shows, such as `sync_interval=2s`; in a file they are the fields of
-    /// the table [config]
+    /// Any interval or limit that `tidings reconfigure` shows, such as `sync_interval=2s`; in a file they are the
+    /// fields of the table [config]
     #[arg(
         long = "set",
         env = "TIDINGS_SET",
@@ -428,7 +429,7 @@ impl Settings {
             return Err(Failure::usage(message).hint(hint));
         }
         if read_only.is_some() && full.is_none() {
-            let message = "there is a read_token and no token: whoever has none could do everything";
+            let message = "there is a read_token and no token: a client without a token could do everything";
             return Err(Failure::usage(message).hint("give --token-file as well"));
         }
         if read_only.is_some() && read_only == full {

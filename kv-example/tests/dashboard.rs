@@ -536,7 +536,7 @@ fn shared_settings_are_shown_changed_and_rolled_back() {
     type_in("lease_time_max", "2s");
     page.shows("set-diff", "Changes lease_time_max from 1s to 2s, mesh_members_max from 30 to 50.");
     page.click("set-yes");
-    // Whoever thinks better of it changes nothing.
+    // A dialog that is cancelled changes nothing.
     page.wait("document.getElementById('sure').open");
     page.click("sure-no");
     page.click("set-yes");

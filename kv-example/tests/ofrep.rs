@@ -299,7 +299,7 @@ fn a_stream_says_when_to_ask_again() {
     let (first, data) = told(None);
     assert_eq!(data, json!({"type": "refetchEvaluation", "etag": first}));
     assert_eq!(told(Some("of another state")).0, first);
-    // Whoever knows the state hears of the next one alone.
+    // A client that knows the state hears of the next one alone.
     let later = std::thread::spawn({
         let (stream, first) = (stream.clone(), first.clone());
         move || {
@@ -321,7 +321,8 @@ fn next_event(lines: &mut impl Iterator<Item = String>) -> String {
     lines.find_map(|line| line.strip_prefix("id: ").map(str::to_owned)).expect("the stream goes on")
 }
 
-/// Asserts that a client that asked before a change and follows the stream is told to ask again, and gets another answer.
+/// Asserts that a client that asked before a change and follows the stream is told to ask again, and gets another
+/// answer.
 fn is_told(node: &Running, lines: &mut impl Iterator<Item = String>, change: impl FnOnce()) {
     let known = etag(&all(node, &[], &json!({})));
     change();

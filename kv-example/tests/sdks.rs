@@ -1,5 +1,5 @@
-//! Programs in other languages, through SDKs that nobody here wrote: those that ask a node for flags by OFREP, and those
-//! that follow a set by flagd.sync.v1 or a file and evaluate it themselves. `.ci/run` installs them.
+//! Programs in other languages, through SDKs that nobody here wrote: those that ask a node for flags by OFREP, and
+//! those that follow a set by flagd.sync.v1 or a file and evaluate it themselves. `.ci/run` installs them.
 
 mod common;
 
@@ -80,7 +80,7 @@ impl Sdk {
     }
 }
 
-/// Three nodes that know one another; whoever asks needs a token.
+/// Three nodes that know one another; requests need a token.
 fn cluster(folder: &Path, words: &[&str]) -> [Running; 3] {
     let (token, read_token) = (folder.join("token"), folder.join("read-token"));
     private_file(&token, TOKEN);

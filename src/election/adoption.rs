@@ -1,13 +1,13 @@
-//! The end of a call that changes the voters: it is told that the change is done when a majority of the voters of the new
-//! list have that list on their disks.
+//! The end of a call that changes the voters: it is told that the change is done when a majority of the voters of the
+//! new list have that list on their disks.
 //!
-//! Whoever decides the second step of a change knows the new list before all others. If its call ended then, the caller
-//! could stop the old voters while the new ones still have the joint list, which needs a majority of the old ones: should
-//! the node that decided be lost or cut off, nothing could be decided any more.
+//! The node that decides the second step of a change knows the new list before all others. If its call ended then, the
+//! caller could stop the old voters while the new ones still have the joint list, which needs a majority of the old
+//! ones: should the node that decided be lost or cut off, nothing could be decided any more.
 //!
 //! The question is a [`Request::Prepare`] under the hash of the new list, with the least of all ballots. It promises
-//! nothing. A voter with another list answers [`VoterAnswer::Differs`]; one that has the list answers after its disk has
-//! it, too. The question is repeated until a majority has answered: never end the call before.
+//! nothing. A voter with another list answers [`VoterAnswer::Differs`]; one that has the list answers after its disk
+//! has it, too. The question is repeated until a majority has answered: never end the call before.
 
 use std::time::Duration;
 

@@ -2,9 +2,9 @@
 //!
 //! # What is promised
 //!
-//! The promises of [`super`] hold through any number of changes, whoever crashes on the way, if the voters that take
-//! part have disks that keep what was synced: at most one holder of a lease, and growing terms. A voter whose disk is
-//! lost or replaced by an older copy may believe an earlier list; it must not be started where it reaches only nodes
+//! The promises of [`super`] hold through any number of changes, whichever node crashes on the way, if the voters that
+//! take part have disks that keep what was synced: at most one holder of a lease, and growing terms. A voter whose disk
+//! is lost or replaced by an older copy may believe an earlier list; it must not be started where it reaches only nodes
 //! that do the same.
 //!
 //! # How it works
@@ -16,26 +16,27 @@
 //! driver asks them to accept ([`Request::Accept`]) the step of the greatest ballot that one of them had accepted, or
 //! its own if there is none. A step that a majority has accepted is decided: every later ballot finds it. The answers
 //! wait for the voter's disk. A node of the next list that is in quarantine answers how long that lasts, and promises
-//! nothing before: it could not take over the leases that are held. The decided list is written into the store, from where all nodes adopt it. Every request
-//! carries the hash of the sender's list, and a voter answers only requests under the list that it has adopted.
+//! nothing before: it could not take over the leases that are held. The decided list is written into the store, from
+//! where all nodes adopt it. Every request carries the hash of the sender's list, and a voter answers only requests
+//! under the list that it has adopted.
 //!
 //! The times belong to the list: a change of the times alone is one whose next voters are the present ones. Under the
 //! joint list no lease is longer than either of the two greatest lease times, and a quarantine is as long as the longer
 //! one needs. So under each list the quarantine covers what was promised under it and under the one before.
 //!
 //! The list that was asked for is an entry of the store, too, and so are the times. Any voter drives the change to
-//! them, so it goes on when whoever asked has crashed. Several drivers only delay each other. [`super::adoption`] says when the call
-//! has ended.
+//! them, so it goes on when the node that asked has crashed. Several drivers only delay each other. [`super::adoption`]
+//! says when the call has ended.
 //!
 //! # Why at most one node holds a lease
 //!
 //! Majorities of one list share a voter, and so do those of a list and of its successor, because the joint list needs a
 //! majority of both. A list and the list two steps later, with the joint one between them, need not share a voter. So
-//! the second step is only decided when a majority of the joint list has promised a ballot under it, and thereby adopted it, and
-//! `lease_time_max` × 10/9 have passed since by the driver's clock. An adopter no longer answers under the earlier list.
-//! Every majority of the earlier list contains an adopter, so no promise of such a majority is younger than the
-//! adoption, and all of them are over when the second step is decided. A voter keeps its promises when its list
-//! changes.
+//! the second step is only decided when a majority of the joint list has promised a ballot under it, and thereby
+//! adopted it, and `lease_time_max` × 10/9 have passed since by the driver's clock. An adopter no longer answers under
+//! the earlier list. Every majority of the earlier list contains an adopter, so no promise of such a majority is
+//! younger than the adoption, and all of them are over when the second step is decided. A voter keeps its promises when
+//! its list changes.
 //!
 //! A holder whose list changes relies on what the majority of the earlier list had promised until then, and on what the
 //! majority of the new list promises from then on.
@@ -199,9 +200,9 @@ impl Elections {
         }
     }
 
-    /// Replaces the configured times, which may differ from node to node, by those that were set while nobody was a voter.
-    /// A voter that has granted a lease keeps the times under which it did: those change only in the two steps of this
-    /// module.
+    /// Replaces the configured times, which may differ from node to node, by those that were set while nobody was a
+    /// voter. A voter that has granted a lease keeps the times under which it did: those change only in the two steps
+    /// of this module.
     fn begin_with(&mut self, initial: LeaseTimes) {
         let is_first = self.list.epoch == 0 && !self.list.voters.is_empty();
         if !is_first || self.initial_times == Some(initial) || self.voter.granted_term_max() > 0 {
@@ -395,7 +396,8 @@ impl Elections {
         self.advance_change(now);
     }
 
-    /// A node of the new list cannot become a voter for so long. The call waits for it, as long as an honest node needs.
+    /// A node of the new list cannot become a voter for so long. The call waits for it, as long as an honest node
+    /// needs.
     fn await_quarantine(&mut self, now: Time, standing: Standing) {
         if let Standing::Quarantined(ms) = standing
             && let Some(Asked { stage: AskedStage::Preparing { until, latest }, .. }) = &mut self.asked
@@ -583,7 +585,7 @@ impl Elections {
         self.end_asked(Err(error));
     }
 
-    /// Tells whoever asked.
+    /// Tells the caller.
     pub(crate) fn end_asked(&mut self, outcome: Result<(), SetVotersError>) {
         if let Some(Asked { ask, .. }) = self.asked.take() {
             self.effects.push_back(ElectionEffect::AskEnded(ask, outcome));

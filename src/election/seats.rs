@@ -36,7 +36,7 @@ impl Elections {
 
     /// Moves everything that is kept by seat to the seats of another list.
     pub(super) fn reseat(&mut self, now: Time, list: &VoterList) {
-        // Whoever has granted a campaign that is not decided yet is told that it is over.
+        // A voter that has granted a campaign that is not decided yet is told that it is over.
         let names: Vec<String> = self.candidacies.keys().cloned().collect();
         let undecided = names.iter().filter(|name| !self.candidacies[*name].is_held());
         undecided.cloned().collect::<Vec<_>>().iter().for_each(|name| self.release(now.mono, name));

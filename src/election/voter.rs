@@ -6,7 +6,8 @@
 //! used again, so that a holder notices that its leases are gone.
 //!
 //! A free lease is *offered* to one waiting candidate at a time, the one that has waited longest, so that a release
-//! does not start all candidates at once. An offer is no promise: the lease is granted to whoever requests it first.
+//! does not start all candidates at once. An offer is no promise: the lease is granted to the candidate that requests
+//! it first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -486,8 +487,8 @@ pub(super) fn clock_now(now: Time) -> u64 {
     HybridClock::limit(now, Duration::ZERO)
 }
 
-/// Whether a clock value, of a term or a ballot, is close enough to the voter's clock, or to the greatest one that it has
-/// promised: that may be far ahead if the clock was wrong then.
+/// Whether a clock value, of a term or a ballot, is close enough to the voter's clock, or to the greatest one that it
+/// has promised: that may be far ahead if the clock was wrong then.
 pub(super) fn is_possible(now: Time, clock: u64, promised: u64) -> bool {
     clock <= HybridClock::limit(now, TERM_AHEAD_MAX).max(promised.saturating_add(CLOCK_STEP_MAX))
 }

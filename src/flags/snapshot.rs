@@ -13,7 +13,7 @@ use super::sets::{DEFAULT_SET, FlagEntry, FlagSets, changed, file_of};
 use super::value::FlagValue;
 use crate::error::Rejected;
 
-/// The flags of one set as they were at one instant. Whoever asks several flags for one request asks one snapshot: it
+/// The flags of one set as they were at one instant. To evaluate several flags for one request, use one snapshot: it
 /// never changes, and never mixes two states of the store.
 ///
 /// ```
@@ -97,8 +97,9 @@ impl Snapshot {
         file_of(self.sets.get(&self.set))
     }
 
-    /// The flags of the set that [`to_json`](Self::to_json) leaves out, each with the text that its answers follow from:
-    /// the definition in force if that does not fit the shared rules any more, or else what is wrong with the malformed one.
+    /// The flags of the set that [`to_json`](Self::to_json) leaves out, each with the text that its answers follow
+    /// from: the definition in force if that does not fit the shared rules any more, or else what is wrong with the
+    /// malformed one.
     ///
     /// ```
     /// # use tidings::flags::Snapshot;
@@ -116,8 +117,8 @@ impl Snapshot {
         self.sets.get(&self.set).into_iter().flat_map(|set| set.flags()).filter_map(left_out).collect()
     }
 
-    /// Whether the rule of a flag in force reads the time, or may do so: values of the set can then change while it does
-    /// not. Takes time in proportion to the number of flags.
+    /// Whether the rule of a flag in force reads the time, or may do so: values of the set can then change while it
+    /// does not. Takes time in proportion to the number of flags.
     ///
     /// ```
     /// # use tidings::flags::Snapshot;

@@ -4,8 +4,8 @@
 //! definitions: for `flags/`, the key `flags-usage/day/SET/FLAG` holds the day of the last evaluation on any node, and
 //! `flags-usage/node/NODE` what one node has counted since its start, for as long as it lives.
 //!
-//! Reports must stay cheap however many flags and nodes there are. A day is written once per flag by whoever comes first,
-//! and in small portions; the larger a node's counts are, the less often they are written.
+//! Reports must stay cheap however many flags and nodes there are. A day is written once per flag by the node that
+//! comes first, and in small portions; the larger a node's counts are, the less often they are written.
 //!
 //! With the feature `metrics` the counts of this process are metrics as well, of a bounded number of variants.
 

@@ -76,13 +76,14 @@ pub enum Output {
     Repair(LinkId, RepairReport),
     /// Tell the user of a member.
     Member(MemberEvent),
-    /// Tell whoever campaigns what has become of it.
+    /// Tell the candidate what has become of it.
     Lease(LeaseId, LeaseState),
-    /// Tell whoever observes a lease who has it now.
+    /// Tell the observer of a lease who has it now.
     Leader(String, Option<Leader>),
-    /// Tell whoever asked for other voters what has become of it, see [`Replica::set_voters`](super::Replica::set_voters).
+    /// Tell the caller that asked for other voters what has become of it, see
+    /// [`Replica::set_voters`](super::Replica::set_voters).
     VotersSet(Result<(), SetVotersError>),
-    /// Tell whoever asked for other shared settings what has become of it, see
+    /// Tell the caller that asked for other shared settings what has become of it, see
     /// [`Replica::set_cluster_settings`](super::Replica::set_cluster_settings).
     SettingsSet(Result<(), SetSettingsError>),
     /// Tell the user.
@@ -158,8 +159,8 @@ pub enum ReplicaEvent {
         /// What stands there.
         theirs: VoterRules,
     },
-    /// What this node has promised as a voter stands on its disk in a form that this program cannot read. As long as this
-    /// run lasts, the node grants no lease and takes no part in changes of the voters.
+    /// What this node has promised as a voter stands on its disk in a form that this program cannot read. As long as
+    /// this run lasts, the node grants no lease and takes no part in changes of the voters.
     VoterSilent,
     /// Another list of voters is in force: a change has begun, or has ended.
     VotersChanged(Box<VoterList>),
@@ -215,8 +216,8 @@ pub enum ReplicaEvent {
         /// The peer's name, or its run as text where this replica is no member.
         peer: String,
     },
-    /// A key holds a value that a check of this node (`Builder::validate`) finds invalid. Another node has written it, or
-    /// an earlier run of this one. It stays.
+    /// A key holds a value that a check of this node (`Builder::validate`) finds invalid. Another node has written it,
+    /// or an earlier run of this one. It stays.
     Invalid {
         /// The key.
         key: String,
@@ -322,7 +323,7 @@ pub struct Setup {
     pub saved: Option<Saved>,
     /// Whether there is a disk to follow the change log.
     pub has_disk: bool,
-    /// What it is to others. Without it there are no members, and whoever drives it makes its links.
+    /// What it is to others. Without it there are no members, and its driver makes its links.
     pub member: Option<Member>,
     pub(crate) validators: Validators,
     pub(crate) controls: Controls,

@@ -158,7 +158,7 @@ impl Replica {
                         self.set_memo(VOTER_MEMO, memo.as_deref());
                     }
                     let (mark, _) = self.disk.memo_marks();
-                    // Whoever gets no answer asks again.
+                    // A node that gets no answer asks again.
                     if self.promises.len() < PROMISES_MAX {
                         self.promises.push_back(Promise { memo_count: mark, to, message });
                     }

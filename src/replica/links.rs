@@ -1,4 +1,4 @@
-//! The links of a replica. Whoever changes one marks it dirty by taking it, so that it is polled: see
+//! The links of a replica. The code that changes one marks it dirty by taking it, so that it is polled: see
 //! [`Schedule`](super::schedule::Schedule).
 
 use std::collections::{BTreeMap, BTreeSet};

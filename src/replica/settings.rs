@@ -1,7 +1,8 @@
 //! The replica's side of the settings that all nodes share, and of those of this node alone.
 //!
-//! The record of shared settings is one entry of the store, under a key of the library itself. What it says of the lease
-//! times takes effect in elections when the voters have decided it, see [`crate::election`]; everything else at once.
+//! The record of shared settings is one entry of the store, under a key of the library itself. What it says of the
+//! lease times takes effect in elections when the voters have decided it, see [`crate::election`]; everything else at
+//! once.
 
 use std::task::Poll;
 
@@ -66,8 +67,8 @@ impl Replica {
         Ok(Poll::Pending)
     }
 
-    /// Refuses a change of settings or voters because of a member whose program would not take part: it would go on with
-    /// the earlier ones.
+    /// Refuses a change of settings or voters because of a member whose program would not take part: it would go on
+    /// with the earlier ones.
     pub(super) fn check_programs(
         &self,
         find: impl FnOnce(&Members) -> Option<&Member>,
@@ -176,7 +177,7 @@ impl Replica {
         self.read_settings();
     }
 
-    /// Tells whoever asked for other voters, or for other shared settings.
+    /// Tells the caller that asked for other voters, or for other shared settings.
     pub(super) fn tell_caller(&mut self, ask: &Ask, outcome: Result<(), SetVotersError>) {
         let output = match ask {
             Ask::Voters(_) => Output::VotersSet(outcome),
@@ -198,8 +199,8 @@ impl Replica {
         SettingsClaim { configured: self.configured, number, beginning }
     }
 
-    /// Whether a node with this claim may link with this one. A node that holds a record of a cluster that began with the
-    /// same settings may: the records are joined, as after a partition.
+    /// Whether a node with this claim may link with this one. A node that holds a record of a cluster that began with
+    /// the same settings may: the records are joined, as after a partition.
     pub(crate) fn judge_settings(&self, theirs: SettingsClaim) -> Result<(), SettingsDiffer> {
         let record = self.cluster_settings();
         if let (Some(theirs), Some(ours)) = (theirs.beginning, record.beginning)

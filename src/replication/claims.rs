@@ -1,9 +1,9 @@
 //! Claims: what a flush end lets its receiver count as merged, and how the writes of one group reach all members of
 //! another.
 //!
-//! A claim is an interval (origin, from, to): "whoever has everything of this origin up to *from* now has everything up
-//! to *to*". A flush end carries a list of them. The last one is the sender's own: its *from* is 0, because the position
-//! that the receiver stated stands for everything before. The others are *forwarded claims*:
+//! A claim is an interval (origin, from, to): "a node that has everything of this origin up to *from* now has
+//! everything up to *to*". A flush end carries a list of them. The last one is the sender's own: its *from* is 0,
+//! because the position that the receiver stated stands for everything before. The others are *forwarded claims*:
 //!
 //! Above `mesh_members_max` members a node sends its own writes to its own group and to one delegate in every other
 //! group (see [`crate::membership`]). The delegate's tail forwards them to the rest of its group. So every node gets
@@ -29,7 +29,7 @@ use crate::store::LocalStore;
 use crate::time::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
-/// Whoever has everything of an origin up to `from` now has everything up to `to`.
+/// A node that has everything of an origin up to `from` now has everything up to `to`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
     pub(crate) origin: RunId,

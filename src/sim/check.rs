@@ -13,8 +13,8 @@ const FAULT_PAUSE_MS_MAX: u64 = 2_000;
 #[cfg(feature = "proptest")]
 const FAULTS_MAX: usize = 32;
 
-/// Runs a test with one simulation for each of these seeds. If one of them panics, the seed is printed with what replays
-/// it alone, and the panic goes on.
+/// Runs a test with one simulation for each of these seeds. If one of them panics, the seed is printed with what
+/// replays it alone, and the panic goes on.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,7 +35,8 @@ pub fn check(seeds: impl IntoIterator<Item = u64>, test: impl Fn(Sim)) {
     for seed in seeds {
         let run = AssertUnwindSafe(|| test(Sim::new(seed)));
         if let Err(panic) = catch_unwind(run) {
-            // The panic hook gets a text, as from every other panic; whoever catches the panic gets the first one.
+            // The panic hook gets a text, as from every other panic; the code that catches the panic gets the first
+            // one.
             _ = catch_unwind(|| panic!("seed {seed} failed\nreplay: tidings::sim::check([{seed}], ..)"));
             resume_unwind(panic);
         }
@@ -87,8 +88,8 @@ impl Sim {
     /// Lets virtual time pass under the faults of a plan: each of them, then the time beside it. At the end no fault is
     /// left, as after [`run_with_faults`](Self::run_with_faults). A fault of a node that there is not changes nothing.
     ///
-    /// With the feature `proptest`, `sim::faults` is a strategy for plans: a test that fails is tried with fewer faults,
-    /// until only those are left without which it succeeds.
+    /// With the feature `proptest`, `sim::faults` is a strategy for plans: a test that fails is tried with fewer
+    /// faults, until only those are left without which it succeeds.
     ///
     /// ```
     /// use std::time::Duration;
@@ -170,8 +171,8 @@ pub enum PlannedFault {
     Restart(usize),
 }
 
-/// A plan of faults that a strategy has made: a list for [`Sim::run_with_plan`]. Shown for debugging, it is Rust code, so
-/// that the plan of a test that fails can be pasted into one that runs with it alone.
+/// A plan of faults that a strategy has made: a list for [`Sim::run_with_plan`]. Shown for debugging, it is Rust code,
+/// so that the plan of a test that fails can be pasted into one that runs with it alone.
 #[cfg(feature = "proptest")]
 #[derive(Clone, PartialEq, Eq)]
 pub struct FaultPlan(Vec<(PlannedFault, Duration)>);

@@ -121,7 +121,7 @@ async fn watch(
 struct Bid {
     #[serde(default)]
     value: String,
-    /// Do not wait for whoever has the lease.
+    /// Do not wait for the holder of the lease.
     #[serde(default)]
     once: bool,
 }

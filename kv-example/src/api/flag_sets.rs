@@ -1,9 +1,9 @@
 //! Sets of flags as other programs ask for them: how they name a set, and what is known of the state of one.
 //!
-//! A state is told from others by a digest, which is equal on all nodes that have the same definitions in force: that of
-//! the set as a file for programs that evaluate it themselves, and that of everything that answers follow from, for those
-//! that ask for answers. Flags that no file can hold are in the latter alone. Both are computed once for each state, not
-//! for each request.
+//! A state is told from others by a digest, which is equal on all nodes that have the same definitions in force: that
+//! of the set as a file for programs that evaluate it themselves, and that of everything that answers follow from, for
+//! those that ask for answers. Flags that no file can hold are in the latter alone. Both are computed once for each
+//! state, not for each request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -135,9 +135,9 @@ pub(super) fn hex(digest: Digest) -> String {
 
 /// The states of the sets that somebody has asked for.
 ///
-/// To compute a state takes time in proportion to its set, and so does the text of the set, which the library makes when
-/// it is first asked for. One request does both while other tasks go on; those for the same set wait, without a thread.
-/// No lock is held meanwhile, so that what is known is told at once.
+/// To compute a state takes time in proportion to its set, and so does the text of the set, which the library makes
+/// when it is first asked for. One request does both while other tasks go on; those for the same set wait, without a
+/// thread. No lock is held meanwhile, so that what is known is told at once.
 pub(crate) struct SetStates {
     known: Mutex<BTreeMap<String, KnownState>>,
     /// Of those who compute states, by the names of their sets.
@@ -193,7 +193,7 @@ impl SetStates {
         }
         self.follow();
         let _turn = self.turn(set).lock().await;
-        // Whoever had the turn before may have computed it.
+        // The task that had the turn before may have computed it.
         if let Some(known) = self.known(set, &take) {
             return known;
         }
@@ -247,7 +247,7 @@ impl SetStates {
 }
 
 /// The states of a set: first the present one, unless its digest is `seen`, and then each whose digest differs from the
-/// one before; `digest` is one of the two. There is no queue: whoever is slow misses states, and never the last one.
+/// one before; `digest` is one of the two. There is no queue: a slow reader misses states, and never the last one.
 /// `permit` is held as long.
 pub(super) fn followed(
     app: Arc<App>,
@@ -288,7 +288,7 @@ impl App {
 }
 
 /// Whether this node knows nothing of a set yet: it has not caught up with a peer, and its own data has no flag of it.
-/// Whoever is told so keeps what he has.
+/// A client that is told so keeps what it has.
 pub(super) fn is_unknown(app: &App, state: &SetState) -> bool {
     *state.file == *NO_FLAGS && app.flags.state() == LiveState::Stale
 }

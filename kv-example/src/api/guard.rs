@@ -13,7 +13,8 @@ use ring::hmac;
 use super::ofrep::Origins;
 use super::{ApiError, flag_sets, flagd, ofrep};
 
-/// Paths that tell nothing but that the process lives. A reserve of connections answers them when all others are in use.
+/// Paths that tell nothing but that the process lives. A reserve of connections answers them when all others are in
+/// use.
 pub(super) const PROBE_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 /// The dashboard, which holds no data.
 const PAGE_PATH: &str = "/";
@@ -43,9 +44,10 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// What opens the stream of events of a set of flags, and nothing else, for whoever can send no header. It follows
-    /// from the token alone, so that it is the same on all nodes, and ends with the token. Of two tokens it is the one
-    /// that only reads: whoever is given a ticket has that one anyway, and nobody can find the other one out with it.
+    /// What opens the stream of events of a set of flags, and nothing else, for a client that can send no header. It
+    /// follows from the token alone, so that it is the same on all nodes, and ends with the token. Of two tokens it is
+    /// the one that only reads: a client that is given a ticket has that one anyway, and nobody can find the other one
+    /// out with it.
     fn ticket(&self, set: &str) -> Option<String> {
         let token = self.read_only.as_ref().or(self.full.as_ref())?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
@@ -54,9 +56,9 @@ impl Tokens {
     }
 }
 
-/// Who may ask. With a token: whoever has it. Without one, on this machine alone: whoever is on it, but no page of
-/// another site in this machine's browser, nobody who had a foreign host name resolve to this machine, and nobody for
-/// whom a proxy on this machine speaks.
+/// Who may ask. With a token: anybody who has it. Without one, on this machine alone: anybody who is on it, but no page
+/// of another site in this machine's browser, nobody who had a foreign host name resolve to this machine, and nobody
+/// for whom a proxy on this machine speaks.
 #[derive(Clone, Default)]
 pub(crate) struct Guard {
     tokens: Arc<RwLock<Tokens>>,
@@ -84,8 +86,8 @@ impl Guard {
         &self.origins
     }
 
-    /// A refusal as it goes out: clients of OFREP get it in the form of their protocol, and a page that may ask for flags
-    /// sees why it was refused.
+    /// A refusal as it goes out: clients of OFREP get it in the form of their protocol, and a page that may ask for
+    /// flags sees why it was refused.
     pub(super) fn refuse(&self, refusal: ApiError, uri: &Uri, headers: &HeaderMap) -> Response {
         if uri.path().starts_with(ofrep::PATH) {
             self.origins.show(headers, ofrep::Refusal::from(refusal).into_response())

@@ -1,7 +1,7 @@
 //! What the dashboard shows of the past: who was there, what happened, how far away the peers were.
 //!
-//! Three short histories, each bounded. Whoever shows them follows with a cursor. All of it is read from what the node
-//! knows anyway: looking at a node never writes to its store.
+//! Three short histories, each bounded. A page that shows them follows with a cursor. All of it is read from what the
+//! node knows anyway: looking at a node never writes to its store.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,7 +1,8 @@
 //! Changes as they happen: `/v1/watch`, as server-sent events.
 //!
-//! With `whole=true` an event has all that a batch has changed ([`whole`]). Otherwise it has one key, and each event but `current` and `resync` has an id, from which the next stream goes on: `put`, `delete`, `expired`, and
-//! `begun`, with which a stream without the current values begins.
+//! With `whole=true` an event has all that a batch has changed ([`whole`]). Otherwise it has one key, and each event
+//! but `current` and `resync` has an id, from which the next stream goes on: `put`, `delete`, `expired`, and `begun`,
+//! with which a stream without the current values begins.
 //!
 //! The stream is a follower of the change log like any other: it has no queue. A client that reads slowly makes the
 //! socket full, the stream is not asked any more, and the watch skips what was overwritten meanwhile.
@@ -81,7 +82,7 @@ async fn watch(State(app): AppState, Ask(what): Ask<What>, headers: HeaderMap) -
         (None, None, Some(set)) => app.node.set(set).watch_with(options),
         _ => return Err(ApiError::bad_request("give one of prefix, key and set")),
     };
-    // Otherwise whoever loses such a stream before its first change would not know where to go on.
+    // Otherwise a client that loses such a stream before its first change would not know where to go on.
     let begun = head.filter(|_| skips_current && from.is_none());
     let begun = begun.map(|head| Ok(Event::default().event("begun").data("{}").id(head.to_string())));
     let events = stream::unfold((app, watch, permit), |(app, mut watch, permit)| async move {

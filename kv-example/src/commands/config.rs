@@ -1,7 +1,7 @@
 //! `config`: the keys below a prefix as one document.
 //!
-//! What follows the prefix in a key, cut at each `/`, are fields, and the value is JSON: the mapping of the library's live
-//! values ([`tree`]). A document is read and written in several formats ([`document`]).
+//! What follows the prefix in a key, cut at each `/`, are fields, and the value is JSON: the mapping of the library's
+//! live values ([`tree`]). A document is read and written in several formats ([`document`]).
 
 pub(super) mod document;
 mod tree;
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use self::document::Format;
 use self::tree::{Change, Held};
 use super::keys::{for_each_page, row, since, value_of};
+use super::whole;
 use crate::client::{Client, Target, quoted};
 use crate::exit::{Exit, Failure};
 use crate::{files, table};
@@ -305,10 +306,8 @@ impl Export {
         let whole = tree::of_keys(&self.prefix, &held(&self.target.client()?, &self.prefix)?)?;
         let text = document::write(&whole, format)?;
         let Some(path) = &self.out else { return print(&text) };
-        let mut options = std::fs::OpenOptions::new();
-        let file = crate::private(options.write(true).create(true).truncate(true)).open(path);
-        let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(|error| Failure::file(path, &error))
+        let failed = |error| Failure::file(path, &error);
+        whole::replace(path, |out| out.write_all(text.as_bytes()).map_err(failed))
     }
 }
 
@@ -354,8 +353,8 @@ fn held(client: &Client, prefix: &str) -> Result<BTreeMap<String, Held>, Failure
     Ok(held)
 }
 
-/// Writes changes in one step, if on the node nothing that they are for has changed meanwhile, nor anything that has to be
-/// unchanged.
+/// Writes changes in one step, if on the node nothing that they are for has changed meanwhile, nor anything that has to
+/// be unchanged.
 fn apply(client: &Client, changes: &[Change], unchanged: &Value) -> Result<(), Failure> {
     if changes.is_empty() {
         return Ok(());

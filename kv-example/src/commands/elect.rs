@@ -91,7 +91,7 @@ pub(crate) struct Elect {
 #[command(after_help = ENVIRONMENT)]
 pub(crate) struct Lock {
     name: String,
-    /// Do not wait for whoever has it
+    /// Do not wait for its holder
     #[arg(long)]
     once: bool,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! `render`: keys as files that follow the store, for programs that read files.
 //!
 //! The keys below a prefix are followed as any watch does ([`feed`]). Whenever they have changed, what they give is
-//! written beside what is in force and put in its place in one step ([`tree`], [`template`]): whoever reads sees the old
+//! written beside what is in force and put in its place in one step ([`tree`], [`template`]): a reader sees the old
 //! state or the new one. A key that cannot be a file is named and left out ([`names`]).
 //!
 //! A set of flags is asked of the node as a file, instead of being made of its keys: only the node knows the last good
@@ -143,8 +143,8 @@ struct Rendering<'a> {
     /// When to render, and since when that has waited.
     due: Option<(Instant, Instant)>,
     child: Option<Child>,
-    /// The command is to be run although no byte changes: a process before did not get so far, or this one failed on its
-    /// way from the bytes to the command.
+    /// The command is to be run although no byte changes: a process before did not get so far, or this one failed on
+    /// its way from the bytes to the command.
     is_command_due: bool,
     /// What was left out last, and why the node is not followed.
     left_out: Vec<String>,

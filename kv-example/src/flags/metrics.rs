@@ -1,8 +1,8 @@
 //! Metrics that plans watch: the keys `flags-metrics/METRIC/SOURCE`, each with a number.
 //!
-//! Any application writes them, through the library or over HTTP, ephemeral at best, so that they vanish with whoever
-//! reported them. Each node of this program reports those of its own `/metrics` that a running plan names, under its
-//! name. A metric that nobody reports stops a plan only if the plan says so ([`MISSING_MS_MIN`]).
+//! Any application writes them, through the library or over HTTP, ephemeral at best, so that they vanish with the
+//! process that reported them. Each node of this program reports those of its own `/metrics` that a running plan names,
+//! under its name. A metric that nobody reports stops a plan only if the plan says so ([`MISSING_MS_MIN`]).
 //!
 //! Rates are made by the runner, of two readings of one source: sources report counters as they are.
 
@@ -17,8 +17,8 @@ use super::{Names, now_ms};
 
 /// Sources that are looked at, of each metric.
 pub(crate) const SOURCES_MAX: usize = 1_000;
-/// The least time between two readings that make a rate. Nodes report once a second, so that in a shorter time a counter
-/// that grows evenly would seem to stand still and to leap.
+/// The least time between two readings that make a rate. Nodes report once a second, so that in a shorter time a
+/// counter that grows evenly would seem to stand still and to leap.
 pub(crate) const RATE_MS_MIN: u64 = 5_000;
 
 /// A metric, or one of its sources, is missing once nobody has reported it for so long: failure of a node is noticed
@@ -41,8 +41,8 @@ impl Reading {
     }
 }
 
-/// What was read of the metrics that plans watch, by the key of the plan. It is the runner's own: the next holder of its
-/// lease begins anew, and so does each plan, so that neither a rate nor a missing source stops a plan at the first
+/// What was read of the metrics that plans watch, by the key of the plan. It is the runner's own: the next holder of
+/// its lease begins anew, and so does each plan, so that neither a rate nor a missing source stops a plan at the first
 /// reading.
 #[derive(Debug, Default)]
 pub(crate) struct Readings(BTreeMap<String, OfPlan>);
@@ -178,7 +178,8 @@ fn value(text: &str, metric: &str) -> Option<f64> {
 pub(crate) struct Reports(BTreeSet<String>);
 
 impl Reports {
-    /// Reports the metrics that running plans watch now, and takes away the others. `render` gives the text of `/metrics`.
+    /// Reports the metrics that running plans watch now, and takes away the others. `render` gives the text of
+    /// `/metrics`.
     pub(crate) fn refresh<S: Store>(
         &mut self,
         store: &S,

@@ -12,15 +12,15 @@ impl Node {
     ///
     /// It takes about [`Config::lease_time_max`](crate::Config::lease_time_max) × 10/9, during which leases need a
     /// majority of the old voters and one of the new ones. Nodes of the new list that have just started are waited for
-    /// until they may vote: at most about 17 s more with [`Config::lan`](crate::Config::lan). Whoever holds a lease keeps
-    /// it. When this returns, a majority of the new voters has the list on its disks, and the old voters may be stopped
-    /// for ever; until then, keep them running. If the future is dropped or this node crashes, the
+    /// until they may vote: at most about 17 s more with [`Config::lan`](crate::Config::lan). The holder of a lease
+    /// keeps it. When this returns, a majority of the new voters has the list on its disks, and the old voters may be
+    /// stopped for ever; until then, keep them running. If the future is dropped or this node crashes, the
     /// change goes on as soon as it is written into the store, which takes a few round trips. A later call with other
     /// voters takes its place.
     ///
     /// From then on [`Config::voters`](crate::Config::voters) counts on no node that has joined the cluster. Set it to
-    /// the new list all the same: a node whose directory is lost begins with it, and knows the present list only when it
-    /// has reached another node.
+    /// the new list all the same: a node whose directory is lost begins with it, and knows the present list only when
+    /// it has reached another node.
     ///
     /// # Errors
     /// See [`SetVotersError`](crate::voters::SetVotersError). The list of voters is unchanged then, except after

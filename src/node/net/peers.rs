@@ -341,7 +341,7 @@ pub(in crate::node) struct Peers {
 /// 512 links in a mesh, or about 200 with groups.
 const LINKS_MAX: usize = 1_024;
 /// A node with this many links to runs of one name accepts no further ones under it. A name has one live run, or two
-/// after a partition or a restart; more are made up by whoever holds its certificate.
+/// after a partition or a restart; more are made up by a node that holds its certificate.
 const LINKS_PER_NAME_MAX: usize = 4;
 
 impl Peers {

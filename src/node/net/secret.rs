@@ -1,7 +1,7 @@
 //! Shared secrets: how strong a text is, and the certificate authority that a secret becomes.
 //!
-//! A secret has to be strong, because whoever sees a certificate that was issued under it can test guesses offline, on
-//! machines of its own. Two things make that hopeless: the number of guesses, which [`strength`] estimates, and the
+//! A secret has to be strong, because anybody who sees a certificate that was issued under it can test guesses offline,
+//! on machines of its own. Two things make that hopeless: the number of guesses, which [`strength`] estimates, and the
 //! cost of each, which is that of [`Authority::of`].
 //!
 //! The authority's certificate contains nothing that differs from node to node, so that all nodes compute the same one.

@@ -136,8 +136,8 @@ impl Security {
     /// The estimate adds up: letters of one case in a row, of which the first may be a capital, have 4.7 bits each, but
     /// no more than 7 bits and 1 bit for each letter, as a word; a digit has 3.3 bits; another character has 4 bits, or
     /// 1 bit if the previous such character was the same; four or more characters that stand earlier in the text have 6
-    /// bits together. 32 random hexadecimal digits pass, and so do 32 random bytes in base 64. Texts that people make up are
-    /// easier to guess than the estimate says: use [`generate_secret`](Self::generate_secret).
+    /// bits together. 32 random hexadecimal digits pass, and so do 32 random bytes in base 64. Texts that people make
+    /// up are easier to guess than the estimate says: use [`generate_secret`](Self::generate_secret).
     ///
     /// The key of a cluster is derived from the secret and the cluster's name by Argon2id with 64 MiB and three passes.
     /// This takes some tenths of a second when a node starts, and when a further secret is accepted.
@@ -177,7 +177,7 @@ impl Security {
         Files::read(paths, None, None).map(|files| Self::new(Credentials::Files(files)))
     }
 
-    /// Also reads revocation lists from a PEM file: whoever has a certificate on them is refused, and its links are
+    /// Also reads revocation lists from a PEM file: a node whose certificate is on them is refused, and its links are
     /// closed. [`reload`](Self::reload) reads the file again. Every authority that issues certificates of nodes needs a
     /// list, which may be empty: a node whose authority has none is refused. A list counts until it is replaced, also
     /// after the time of its next update.

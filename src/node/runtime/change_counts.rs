@@ -1,9 +1,9 @@
-//! Counts of changes, by shards of the keys: whoever holds the value of a key can tell by one atomic load that the key has
-//! not changed since.
+//! Counts of changes, by shards of the keys: a reader that holds the value of a key can tell by one atomic load that
+//! the key has not changed since.
 //!
 //! A count is raised by one before the first row of its shard changes and by one after the last one, so it is odd in
-//! between. A reader that has seen a changed row also sees that its count has changed. Other keys of the same shard change
-//! it as well; that costs a look at the row and is never wrong.
+//! between. A reader that has seen a changed row also sees that its count has changed. Other keys of the same shard
+//! change it as well; that costs a look at the row and is never wrong.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};

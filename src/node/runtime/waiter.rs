@@ -1,7 +1,7 @@
 //! How the streams of a node wait for what they yield next.
 //!
-//! Whoever adds something notifies a [`Notify`] afterwards, and never under the lock of the core, because a waker is
-//! code of the user. No notification may be lost: a waiter is registered *before* it looks for something to yield. A
+//! The code that adds something notifies a [`Notify`] afterwards, and never under the lock of the core, because a waker
+//! is code of the user. No notification may be lost: a waiter is registered *before* it looks for something to yield. A
 //! waiter that is dropped is registered nowhere.
 
 use std::pin::Pin;

@@ -1,8 +1,8 @@
 //! `/v1/watch?prefix=…&whole=true`: all that each batch has changed, at once.
 //!
 //! The first item is everything below the prefix, the event `state`. Each later one, `change`, has everything that has
-//! changed since the one before, as it was at one instant. An item whose values are large comes as several events, all but
-//! the last of which say `more`: whoever reads applies them together.
+//! changed since the one before, as it was at one instant. An item whose values are large comes as several events, all
+//! but the last of which say `more`: the reader applies them together.
 //!
 //! Such a stream cannot be resumed, and its events have no ids: a further one begins with `state` again.
 

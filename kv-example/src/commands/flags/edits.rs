@@ -140,8 +140,9 @@ impl SetDefault {
 
 const SHARES: &str = "\
 The share is taken where the flag's rule ends: conditions before it stay. A user is in the share by a hash of the flag's
-name and the targeting key, so that whoever has the variant keeps it when the share grows. Users without a targeting key
-get the default variant at any share. A rule that ends in something else than a variant or a share of two is refused.";
+name and the targeting key, so that a user who has the variant keeps it when the share grows. Users without a targeting
+key get the default variant at any share. A rule that ends in something else than a variant or a share of two is
+refused.";
 
 #[derive(Args, Debug)]
 #[command(after_help = SHARES)]

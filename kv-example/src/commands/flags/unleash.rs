@@ -1,12 +1,12 @@
 //! Flags of Unleash, translated into flagd's format.
 //!
-//! A feature becomes a boolean flag with the variants `on` and `off`; its strategies are the conditions of the rule, one
-//! after the other, because any of them turns a feature on. Variants become a second flag beside it, called
+//! A feature becomes a boolean flag with the variants `on` and `off`; its strategies are the conditions of the rule,
+//! one after the other, because any of them turns a feature on. Variants become a second flag beside it, called
 //! `NAME-variant`, because a flag of flagd has one value.
 //!
-//! Invariant: whoever does not get a feature from Unleash does not get it from the translation either, the assignment
-//! of users to shares aside. A strategy of which a part has no counterpart is left out as a whole, and told as lost.
-//! Nothing that a file says of a feature is left out without a note.
+//! Invariant: a user who does not get a feature from Unleash does not get it from the translation either, the
+//! assignment of users to shares aside. A strategy of which a part has no counterpart is left out as a whole, and told
+//! as lost. Nothing that a file says of a feature is left out without a note.
 
 mod conditions;
 

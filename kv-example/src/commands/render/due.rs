@@ -2,7 +2,7 @@
 //!
 //! A file says so, from before a state is put in force until the command has succeeded. A process that ends in between
 //! leaves it, and the next one runs the command although it finds no byte changed. Never remove the file for another
-//! reason: nothing else knows that whoever reads the files has not been told.
+//! reason: nothing else knows that the readers of the files have not been told.
 
 use std::fs::{self, OpenOptions};
 use std::io;

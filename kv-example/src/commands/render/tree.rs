@@ -7,13 +7,14 @@
 //! DIR/..command_due            there while the command has not succeeded for what is in force
 //! ```
 //!
-//! Whoever reads several files that belong together resolves `..data` once and reads below the directory it leads to. The
-//! state before is removed as soon as it is replaced, as Kubernetes does, so that a secret that was replaced does not stay
-//! on the disk. A reader that is in it then finds no file and reads again; it never finds that of another state. The same
-//! may happen to a reader of a link while it is being followed.
+//! A reader of several files that belong together resolves `..data` once and reads below the directory it leads to. The
+//! state before is removed as soon as it is replaced, as Kubernetes does, so that a secret that was replaced does not
+//! stay on the disk. A reader that is in it then finds no file and reads again; it never finds that of another state.
+//! The same may happen to a reader of a link while it is being followed.
 //!
-//! A state that cannot be written whole is removed at once. What a process leaves that was killed on its way is a directory
-//! that nothing links to: it is removed before the next write, which may need its space. Nothing here follows a link: files are made in a directory that is new.
+//! A state that cannot be written whole is removed at once. What a process leaves that was killed on its way is a
+//! directory that nothing links to: it is removed before the next write, which may need its space. Nothing here follows
+//! a link: files are made in a directory that is new.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -150,7 +151,7 @@ impl Tree {
         fs::rename(&next, self.dir.join(DATA))
     }
 
-    /// Whoever may read the files may enter the directory.
+    /// Those who may read the files may enter the directory.
     fn make_directory(&self, path: &Path) -> io::Result<()> {
         fs::create_dir(path)?;
         let mode = 0o700 | self.mode | ((self.mode & 0o444) >> 2);
