@@ -83,7 +83,7 @@ pub(crate) fn views() {
     let node = runtime.block_on(start("a", &[]));
     let (few, many) = (Lists::new(&node, "lists/", FEW), Lists::new(&node, "many/", MANY));
     let mut table = Table::new("node-views", "Typed views: one of 1,000 keys, and a live value");
-    table.note("Keys of 24 bytes with their prefix, values of 101 bytes of JSON: a list of 20 numbers. Of 10,000 keys a map keeps about 4,096 values decoded. Writers write 1,000 other keys in turn.");
+    table.note("Keys of 24 bytes with their prefix, values of 101 bytes of JSON: a list of 20 numbers. Writers write 1,000 other keys in turn.");
     let rounds = |reads: &dyn Fn() -> [f64; 2]| -> [Vec<f64>; 2] {
         let (raw, typed) = (0..ROUNDS).map(|_| reads().into()).unzip();
         [raw, typed]

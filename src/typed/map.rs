@@ -30,8 +30,8 @@ const UPDATE_TRIES_MAX: usize = 32;
 /// ([`with_codec`](Self::with_codec)). Keys are given without the prefix. Keys that end in `$schema` hold JSON Schemas
 /// ([`SCHEMA_SUFFIX`](crate::map::SCHEMA_SUFFIX)) and are no part of the map.
 ///
-/// A value is decoded when it is first read. The latest 4,096 or so stay decoded, and all clones of a map share them: so
-/// keep a map instead of making one for each read.
+/// A value is decoded when it is first read. Up to about 65,000 stay decoded, and all clones of a map share them: so keep
+/// a map instead of making one for each read.
 ///
 /// ```
 /// # let node = tidings::sim::Sim::new(1).nodes(1).node(0);
@@ -186,7 +186,7 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
             return Ok(Some(value));
         }
         match self.raw(key) {
-            Some(entry) => Ok(Some(self.reader.value(&entry)?)),
+            Some(entry) => Ok(Some(self.reader.value(&entry, Some(&self.store))?)),
             None => Ok(None),
         }
     }
@@ -199,7 +199,10 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
         let Some(entry) = self.raw(key.as_ref()) else { return Ok(None) };
         let conflict = |it: Entry| Ok(self.entry_of(&it, MapReader::<T, C>::conflict(&it)?));
         let conflicts = entry.conflicts().map(conflict).collect();
-        Ok(Some(MapEntry { conflicts, ..self.entry_of(&entry, self.reader.decoded(&entry)?) }))
+        Ok(Some(MapEntry {
+            conflicts,
+            ..self.entry_of(&entry, self.reader.decoded(&entry, Some(&self.store))?)
+        }))
     }
 
     fn entry_of(&self, entry: &Entry, value: Arc<T>) -> MapEntry<T> {
@@ -217,7 +220,7 @@ impl<T: DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
     /// that names its key.
     pub fn iter(&self) -> impl Iterator<Item = Result<(String, Arc<T>), DecodeError>> {
         let key = |entry: &Entry| entry.key()[self.prefix.len()..].to_owned();
-        self.entries().map(move |entry| Ok((key(&entry), self.reader.value(&entry)?)))
+        self.entries().map(move |entry| Ok((key(&entry), self.reader.value(&entry, Some(&self.store))?)))
     }
 
     /// Watches all keys of the map: first the current values, then every change.
@@ -306,7 +309,7 @@ impl<T: Serialize + DeserializeOwned, S: Store, C: Codec> Map<T, S, C> {
         loop {
             tries += 1;
             let entry = self.raw(key);
-            let old = entry.as_ref().map(|entry| self.reader.value(entry)).transpose()?;
+            let old = entry.as_ref().map(|entry| self.reader.value(entry, Some(&self.store))).transpose()?;
             let only_if = entry.map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
             match self.put_if(key, &change(old.as_deref()), only_if) {
                 Err(Error::Write(WriteError::Condition { .. })) if tries < UPDATE_TRIES_MAX => {}

@@ -50,8 +50,8 @@ impl<T: DeserializeOwned, C: Codec> MapReader<T, C> {
     }
 
     /// The value of the greatest stamp, whatever is beside it.
-    pub(super) fn decoded(&self, entry: &Entry) -> Result<Arc<T>, DecodeError> {
-        self.decoded.of(entry, Self::decode)
+    pub(super) fn decoded(&self, entry: &Entry, store: Option<&impl Store>) -> Result<Arc<T>, DecodeError> {
+        self.decoded.of(entry, store, Self::decode)
     }
 
     /// A value that lost. It is not kept, so that it does not take the place of the one that won.
@@ -59,9 +59,10 @@ impl<T: DeserializeOwned, C: Codec> MapReader<T, C> {
         Self::decode(conflict).map(Arc::new)
     }
 
-    /// The value of a key: that of the greatest stamp, or what the resolver makes of all of them.
-    pub(super) fn value(&self, entry: &Entry) -> Result<Arc<T>, DecodeError> {
-        let winner = self.decoded(entry)?;
+    /// The value of a key: that of the greatest stamp, or what the resolver makes of all of them. The store, if it is at
+    /// hand, tells which decoded values still count.
+    pub(super) fn value(&self, entry: &Entry, store: Option<&impl Store>) -> Result<Arc<T>, DecodeError> {
+        let winner = self.decoded(entry, store)?;
         let Some(resolver) = &self.resolver else { return Ok(winner) };
         let mut versions = vec![winner];
         for conflict in entry.conflicts() {

@@ -123,7 +123,7 @@ impl<T: DeserializeOwned, S: Store, C: Codec> MapWatch<T, S, C> {
         match event {
             WatchEvent::Put(entry) => {
                 let (key, revision) = (of_map(entry.key()), entry.revision());
-                match self.reader.value(&entry) {
+                match self.reader.value(&entry, None::<&S>) {
                     Ok(value) => MapEvent::Put { key, value, stamp: entry.stamp(), revision },
                     Err(error) => MapEvent::Invalid { key, error, revision },
                 }
