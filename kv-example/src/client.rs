@@ -122,6 +122,14 @@ pub(crate) struct Stream {
 }
 
 impl Target {
+    /// A client of a node that has caught up. One that has just started may lack what its cluster holds: what is read
+    /// there is not all, and what is written on the ground of that may be wrong.
+    pub(crate) fn ready_client(&self) -> Result<Client, Failure> {
+        let client = self.client()?;
+        client.ready()?;
+        Ok(client)
+    }
+
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let token = match &self.token_file {
             Some(path) => Some(files::any_text(path, files::SETTINGS_BYTES_MAX)?),
@@ -155,8 +163,7 @@ impl Target {
 }
 
 impl Client {
-    /// Whether the node has caught up. One that has just started may lack what its cluster holds.
-    pub(crate) fn ready(&self) -> Result<(), Failure> {
+    fn ready(&self) -> Result<(), Failure> {
         self.get("/readyz").map(drop)
     }
 

@@ -238,3 +238,26 @@ fn history_tells_what_is_kept_and_no_more() {
     );
     assert_eq!(ask("GET", &format!("{}/v1/history?limit=0", node.http), &[], b"").status, 400);
 }
+
+#[test]
+fn node_that_has_not_caught_up_is_refused() {
+    // Nobody is at its seed, so it does not know what its cluster holds.
+    let empty = serve("b", &["127.0.0.1:1"], &[]);
+    let folder = folder("config-unready");
+    let file = folder.join("app.yaml");
+    fs::write(&file, "pool: 5\n").unwrap();
+    let file_word = file.to_str().unwrap();
+    for words in [
+        &["config", "get", "app/"][..],
+        &["config", "export", "app/", "--out", file_word],
+        &["config", "import", "app/", file_word],
+        &["config", "set", "app/", "db.pool", "6"],
+        &["flags", "export", "--out", file_word],
+        &["flags", "create", "banner"],
+    ] {
+        let refused = empty.run(words);
+        assert!(code(&refused) == 4 && said(&refused).contains("synced"), "{words:?}: {}", said(&refused));
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "pool: 5\n");
+    assert_eq!(empty.line(&["list"]), "");
+}

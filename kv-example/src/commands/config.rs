@@ -77,7 +77,7 @@ pub(crate) struct Get {
 
 impl Get {
     fn run(&self) -> Result<(), Failure> {
-        let whole = tree::of_keys(&self.prefix, &held(&self.target.client()?, &self.prefix)?)?;
+        let whole = tree::of_keys(&self.prefix, &held(&self.target.ready_client()?, &self.prefix)?)?;
         let path = self.path.as_deref().map(fields).transpose()?.unwrap_or_default();
         let found = path.iter().try_fold(&whole, |value, field| value.get(field));
         let Some(found) = found.filter(|found| !path.is_empty() || *found != &json!({})) else {
@@ -105,7 +105,7 @@ pub(crate) struct Set {
 
 impl Set {
     fn run(&self) -> Result<(), Failure> {
-        let client = self.target.client()?;
+        let client = self.target.ready_client()?;
         let text = || Value::String(self.value.clone());
         let value =
             if self.text { text() } else { serde_json::from_str(&self.value).unwrap_or_else(|_| text()) };
@@ -131,7 +131,7 @@ pub(crate) struct Why {
 
 impl Why {
     fn run(&self) -> Result<(), Failure> {
-        let client = self.target.client()?;
+        let client = self.target.ready_client()?;
         let path = self.path.as_deref().map(fields).transpose()?.unwrap_or_default();
         let held = held(&client, &self.prefix)?;
         let giving: Vec<&str> = tree::giving(&self.prefix, &held, &path);
@@ -186,7 +186,7 @@ impl History {
         let path = self.path.as_deref().map(fields).transpose()?.unwrap_or_default();
         let prefix = format!("{}{}", self.prefix, path.join("/"));
         let ask = format!("/v1/history?prefix={}&limit={}", quoted(&prefix), self.limit);
-        let answer = self.target.client()?.get(&ask)?.json()?;
+        let answer = self.target.ready_client()?.get(&ask)?.json()?;
         // The field `db` has the key `db` and those below `db/`, and not `db2`.
         let is_of = |event: &&Value| {
             let key = event["key"].as_str().unwrap_or_default();
@@ -249,7 +249,7 @@ pub(crate) struct Diff {
 impl Diff {
     fn run(&self) -> Result<(), Failure> {
         let whole = self.source.read()?;
-        let held = held(&self.target.client()?, &self.prefix)?;
+        let held = held(&self.target.ready_client()?, &self.prefix)?;
         let changes = tree::changes(&self.prefix, &held, &whole, true)?;
         show(&self.target, &changes)?;
         if changes.is_empty() { Ok(()) } else { Err(Failure::new(Exit::No, "")) }
@@ -274,7 +274,7 @@ pub(crate) struct Import {
 impl Import {
     fn run(&self) -> Result<(), Failure> {
         let whole = self.source.read()?;
-        let client = self.target.client()?;
+        let client = self.target.ready_client()?;
         // Before the keys are read: what changes while they are is among what changes later.
         let since = client.get("/v1/status")?.json()?["store"]["head"].clone();
         let changes = tree::changes(&self.prefix, &held(&client, &self.prefix)?, &whole, self.prune)?;
@@ -303,7 +303,7 @@ pub(crate) struct Export {
 impl Export {
     fn run(&self) -> Result<(), Failure> {
         let format = format_of(self.format, self.out.as_ref())?;
-        let whole = tree::of_keys(&self.prefix, &held(&self.target.client()?, &self.prefix)?)?;
+        let whole = tree::of_keys(&self.prefix, &held(&self.target.ready_client()?, &self.prefix)?)?;
         let text = document::write(&whole, format)?;
         let Some(path) = &self.out else { return print(&text) };
         let failed = |error| Failure::file(path, &error);

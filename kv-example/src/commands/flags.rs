@@ -150,6 +150,11 @@ impl InSet {
         self.target.client()
     }
 
+    /// For what is written, and for files that take the place of others.
+    fn ready_client(&self) -> Result<Client, Failure> {
+        self.target.ready_client()
+    }
+
     fn path(&self, flag: &str) -> String {
         format!("/v1/flags/{}/{}", quoted(&self.set), quoted(flag))
     }
@@ -188,7 +193,7 @@ impl Flag {
 
     fn put(&self, definition: &Value, only_if: &str) -> Result<(), Failure> {
         let path = format!("{}{}&if={only_if}", self.place.path(&self.name), self.why.query());
-        let asked = self.place.client()?.ask("PUT", &path, &[], definition.to_string().as_bytes());
+        let asked = self.place.ready_client()?.ask("PUT", &path, &[], definition.to_string().as_bytes());
         let answer = asked.map_err(|failure| self.explained(failure, only_if))?;
         self.print(&answer.json()?)
     }
@@ -234,7 +239,7 @@ impl Flag {
                            "stop_if_missing": plan.stop_if_missing, "watch_ms": plan.watch_ms,
                            "on_stop": plan.on_stop });
         let headers = [("content-type", "application/json".to_owned())];
-        let answer = self.place.client()?.ask("PUT", &path, &headers, body.to_string().as_bytes())?;
+        let answer = self.place.ready_client()?.ask("PUT", &path, &headers, body.to_string().as_bytes())?;
         if !answer.is_found() {
             return Err(self.place.no_flag(&self.name));
         }

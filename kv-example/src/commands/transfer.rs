@@ -41,9 +41,7 @@ pub(crate) struct Dump {
 
 impl Dump {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let client = self.target.client()?;
-        // What a node lacks that has just started would be missing in the dump.
-        client.ready()?;
+        let client = self.target.ready_client()?;
         match &self.out {
             Some(path) => whole::replace(path, |out| self.dump(&client, out)),
             None => self.dump(&client, &mut BufWriter::new(io::stdout().lock())),
@@ -126,9 +124,8 @@ pub(crate) struct Load {
 
 impl Load {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let client = self.target.client()?;
-        // A node that has just started may lack what its cluster holds: a counter would be stepped twice.
-        client.ready()?;
+        // At a node that has not caught up a counter would be stepped twice.
+        let client = self.target.ready_client()?;
         let failed = |error: &io::Error| match &self.file {
             Some(path) => Failure::file(path, error),
             None => Failure::new(Exit::Failed, format!("standard input: {error}")),

@@ -77,7 +77,7 @@ impl Delete {
             None => flag.place.read(&flag.name)?.ok_or_else(none)?.stamp,
         };
         let path = format!("{}{}&if={stamp}", flag.place.path(&flag.name), flag.why.query());
-        let asked = flag.place.client()?.ask("DELETE", &path, &[], &[]);
+        let asked = flag.place.ready_client()?.ask("DELETE", &path, &[], &[]);
         let answer = asked.map_err(|failure| flag.explained(failure, &stamp))?;
         if answer.is_found() { flag.print(&answer.json()?) } else { Err(none()) }
     }

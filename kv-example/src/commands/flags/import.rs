@@ -82,7 +82,7 @@ impl Import {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let wanted = self.wanted()?;
         let whole =
-            self.place.client()?.get(&format!("/v1/flag-sets/{}", quoted(&self.place.set)))?.json()?;
+            self.place.ready_client()?.get(&format!("/v1/flag-sets/{}", quoted(&self.place.set)))?.json()?;
         let changes = self.changes(&wanted, &whole["entries"]);
         check(&wanted)?;
         if !self.dry_run {
@@ -149,7 +149,7 @@ impl Import {
         };
         let why = Why { note, ..self.why.clone() };
         let path = format!("/v1/flag-sets/{}{}", quoted(&self.place.set), why.query());
-        let client = self.place.client()?;
+        let client = self.place.ready_client()?;
         let (mut step, mut bytes, mut steps) = (Vec::new(), 0, 0);
         let mut send = |step: &mut Vec<Value>| {
             if step.is_empty() {

@@ -289,7 +289,7 @@ fn is_stale(flag: &Value, days: u64, now_ms: u64) -> bool {
 
 /// A set as a file in flagd's format.
 pub(super) fn file_of(place: &InSet) -> Result<Value, Failure> {
-    let whole = place.client()?.get(&format!("/v1/flag-sets/{}", quoted(&place.set)))?.json()?;
+    let whole = place.ready_client()?.get(&format!("/v1/flag-sets/{}", quoted(&place.set)))?.json()?;
     let mut flags = Map::new();
     let mut file = Map::new();
     file.insert("$schema".to_owned(), json!("https://flagd.dev/schema/v0/flags.json"));

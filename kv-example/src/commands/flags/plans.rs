@@ -113,7 +113,7 @@ impl Flag {
     fn ask_plan(&self, method: &str, action: &str) -> Result<(), Failure> {
         let query = if method == "GET" { String::new() } else { self.why.query() };
         let path = format!("{}/plan{action}{query}", self.place.path(&self.name));
-        let answer = self.place.client()?.ask(method, &path, &[], &[])?;
+        let answer = self.place.ready_client()?.ask(method, &path, &[], &[])?;
         if !answer.is_found() {
             let message = format!("the flag \"{}\" of the set \"{}\" has no plan", self.name, self.place.set);
             return Err(Failure::new(Exit::No, message));
