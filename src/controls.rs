@@ -116,6 +116,14 @@ pub enum Control {
     ClaimsUnbounded,
     /// Breaks **Bounds on claims**: a false claim about the own run, which an honest peer repeats, is refused for ever.
     OwnClaimUnfulfilled,
+    /// Breaks **Forwarded intervals**: they are taken from any peer, not from those alone that forward to this node.
+    ForwardedFromAnybody,
+    /// Breaks the limits of a session: a peer may have this side keep as many tasks as it likes.
+    TasksUnlimited,
+    /// Breaks the limits of what one frame leads to: each refused row is reported, however many there are.
+    RefusalsAllTold,
+    /// Breaks the metadata of members: one whose metadata another member made up does not tell its own anew.
+    MetaNotOutranked,
     /// Breaks the forgetting of members: one that lives is forgotten if somebody asks for it.
     ForgetsLiving,
     /// Breaks the forgetting of members: a member that comes back leaves the request that names it as it is.
@@ -171,7 +179,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 71] = [
+    pub const ALL: [Self; 75] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -217,6 +225,10 @@ impl Control {
         Self::GoneIsKept,
         Self::ClaimsUnbounded,
         Self::OwnClaimUnfulfilled,
+        Self::ForwardedFromAnybody,
+        Self::TasksUnlimited,
+        Self::RefusalsAllTold,
+        Self::MetaNotOutranked,
         Self::ForgetsLiving,
         Self::ForgetRequestKept,
         Self::NotOutranked,

@@ -85,6 +85,8 @@ pub(crate) enum MemberEffect {
     Dial(Contact),
     Seek,
     Break(RunId),
+    /// Somebody tells a version of the metadata of this linked member that it has not: the frame tells it of that.
+    ToldOf(RunId, Vec<u8>),
     Event(MemberEvent),
     Full,
     /// A member that was only heard of is proven: it may be a voter.
@@ -401,7 +403,7 @@ impl Members {
     /// Changes this node's metadata. Returns the roster frame that makes it known.
     pub(crate) fn update(&mut self, meta: BTreeMap<String, String>) -> Vec<u8> {
         self.own.meta = meta;
-        self.own.meta_version += 1;
+        self.own.meta_version = proof::next_version(self.own.meta_version);
         self.buckets = None;
         self.tell_own()
     }
@@ -577,6 +579,60 @@ pub(crate) mod tests {
         tell(&mut own, 3, [own_word.clone()]);
         let known = &own.known[&RunId::new(3)].member;
         assert_eq!((&known.meta, known.meta_version), (&own_word.meta, 1));
+    }
+
+    fn with_meta(who: Member, version: u64, zone: &str) -> Member {
+        Member { meta_version: version, meta: BTreeMap::from([("zone".into(), zone.into())]), ..who }
+    }
+
+    #[test]
+    fn member_outranks_metadata_that_others_made_up() {
+        for claimed in [2, 1 << 62, u64::MAX] {
+            let random = &mut ChaCha8Rng::seed_from_u64(2);
+            let mut own = Members::new(member(5), &Config::lan(), Controls::default(), random);
+            own.on_link_member(at(1), &member(2), 0);
+            let lie = with_meta(member(5), claimed, "false");
+            tell(&mut own, 2, [lie.clone()]);
+            assert!(own.own.meta.is_empty(), "it knows better");
+            // A node that believed the lie believes the truth now.
+            let (truth, mut other) = (own.own.clone(), members());
+            tell(&mut other, 2, [lie]);
+            assert_eq!(other.known[&truth.run].member.meta["zone"], "false");
+            tell(&mut other, 2, [truth.clone()]);
+            assert_eq!(other.known[&truth.run].member.meta, truth.meta, "{claimed}");
+        }
+    }
+
+    #[test]
+    fn linked_member_is_told_what_others_make_up_of_it() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        own.on_link_member(at(1), &with_meta(member(3), 4, "true"), 0);
+        let told = |own: &mut Members, from, who: Member| {
+            own.effects.clear();
+            tell(own, from, [who]);
+            own.effects
+                .iter()
+                .any(|effect| matches!(effect, MemberEffect::ToldOf(run, _) if run.number() == 3))
+        };
+        assert!(told(&mut own, 2, with_meta(member(3), 9, "false")));
+        assert!(!told(&mut own, 2, with_meta(member(3), 3, "earlier")));
+        assert!(!told(&mut own, 3, with_meta(member(3), 9, "its own word")), "it knows what it says itself");
+        assert_eq!(own.known[&RunId::new(3)].member.meta["zone"], "its own word");
+    }
+
+    #[test]
+    fn handshake_replaces_metadata_of_hearsay_under_its_version() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        let meta = |own: &Members| own.known[&RunId::new(3)].member.meta["zone"].clone();
+        tell(&mut own, 2, [with_meta(member(3), 4, "false")]);
+        own.note_unlinked(at(2), &with_meta(member(3), 3, "earlier"));
+        assert_eq!(meta(&own), "false", "a later version may be true");
+        own.note_unlinked(at(2), &with_meta(member(3), 4, "true"));
+        assert_eq!(meta(&own), "true");
+        tell(&mut own, 2, [with_meta(member(3), 4, "false")]);
+        assert_eq!(meta(&own), "true");
     }
 
     #[test]

@@ -518,10 +518,7 @@ impl Node {
     #[cfg(feature = "durable")]
     pub async fn snapshot(&self, path: impl Into<std::path::PathBuf>) -> Result<(), SnapshotError> {
         let (shared, path) = (self.shared.clone(), path.into());
-        let writing = tokio::task::spawn_blocking(move || {
-            let _alone = shared.disk.snapshot.blocking_lock();
-            disk::write_snapshot(&shared, &path)
-        });
+        let writing = tokio::task::spawn_blocking(move || disk::write_snapshot(&shared, &path));
         let written = writing.await;
         written.unwrap_or(Err(SnapshotError::Failed))
     }

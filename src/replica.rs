@@ -70,7 +70,7 @@ mod joining;
 #[cfg(feature = "__controls")]
 mod kept;
 mod link;
-mod links;
+pub(crate) mod links;
 mod lives;
 mod members;
 mod receipts;
@@ -152,6 +152,9 @@ pub struct Replica {
     /// Whether the user was told that the store fills, and not since then that it has room.
     is_filling: bool,
     validation: Validation,
+    /// The most outputs that waited after one input.
+    #[cfg(feature = "__controls")]
+    outputs_peak: usize,
 }
 
 impl Replica {
@@ -199,6 +202,8 @@ impl Replica {
             validation: Validation::new(validators),
             configured: ClusterSettings::of(&config),
             config,
+            #[cfg(feature = "__controls")]
+            outputs_peak: 0,
         };
         if let Some(saved) = saved {
             replica.load(saved);
@@ -396,6 +401,8 @@ impl Replica {
         self.advance_readiness();
         self.judge_runs(now);
         self.follow();
+        #[cfg(feature = "__controls")]
+        self.note_outputs();
     }
 
     /// When to wake it next.

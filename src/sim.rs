@@ -60,7 +60,7 @@ pub use disk::{Disk, DiskFault};
 pub use handle::Sim;
 #[cfg(feature = "__controls")]
 #[doc(hidden)]
-pub use hostile::Lie;
+pub use hostile::{Lie, Spared};
 use leaders::LeaseOracle;
 pub use node::{SimNode, SimReceipt};
 pub use oracle::SimFault;

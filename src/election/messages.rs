@@ -134,6 +134,12 @@ impl ElectionMessage {
         }
     }
 
+    /// An answer that promises something, for tests elsewhere.
+    #[cfg(test)]
+    pub(crate) fn accepted(ballot: Stamp) -> Self {
+        Self::Answer(None, VoterAnswer::Accepted { ballot })
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Election);
         match self {

@@ -9,8 +9,12 @@
 //!   that states the run under another name is refused, and hearsay that does so is ignored.
 //! * **Address.** That of a proven run is the one of its latest handshake that began a link. Hearsay gives an address
 //!   only to runs that were unknown.
-//! * **Metadata.** A linked member tells of its own metadata. That of a member that is not linked travels from roster
-//!   to roster, so a hostile member can replace it until the next link.
+//! * **Metadata.** What a member says of itself over a link, or in a handshake under no earlier version than is known,
+//!   replaces what others said. That of a member that is not linked travels from roster to roster, so hearsay of a
+//! later
+//!   version is believed. A node that is linked with the member tells it of such hearsay, and the member publishes its
+//!   metadata anew under a later version (`outrank_meta`): so what a hostile member made up lasts only as long as it
+//!   repeats it. Made up under the version that the member has, it lasts until the next change or link.
 //! * **State.** Any member may call any run suspect or down; the run refutes that. This is how SWIM works.
 //! * **Place.** Two runs may live under one name, and then both stay. A run that is gone loses its place to one that
 //!   lives under its name (`may_replace`): a proven run only to a proven one, a run that was only heard of to any. A
@@ -26,9 +30,26 @@ use foca::Member as SwimMember;
 use super::Contact;
 use super::foca_codec::SwimId;
 use super::{KnownMember, MEMBERS_MAX, Member, MemberEffect, MemberEvent, Members};
+use crate::controls::Control;
 use crate::id::RunId;
 use crate::store::RunLife;
 use crate::wire::Abilities;
+
+/// Whether a version of metadata is later than another one. The order is circular, so that no member can make up a last
+/// one. 0 stands for none.
+pub(super) fn is_later(version: u64, than: u64) -> bool {
+    const HALF: u64 = 1 << 63;
+    match version.wrapping_sub(than) {
+        _ if version == 0 || than == 0 => version > than,
+        HALF => version > than,
+        ahead => (1..HALF).contains(&ahead),
+    }
+}
+
+/// The version after this one.
+pub(super) fn next_version(version: u64) -> u64 {
+    version.wrapping_add(1).max(1)
+}
 
 impl Members {
     /// The other members that a handshake with this node has proven.
@@ -126,11 +147,21 @@ impl Members {
             && !self.is_of_other(run, &who.name)
             && !self.detector.iter_membership_state().any(is_over)
             && self.add(who, Self::forget_gone);
-        if is_added && self.known[&run].links == 0 && who.meta_version > self.known[&run].member.meta_version
-        {
+        let is_news = |known: &KnownMember| is_later(who.meta_version, known.member.meta_version);
+        if is_added && self.known[&run].links == 0 && is_news(&self.known[&run]) {
             self.take_meta(who);
         }
         is_added
+    }
+
+    /// Publishes this node's metadata anew if somebody tells a later version of it. Only a node itself raises its
+    /// version, so somebody made this one up, and nodes that are not linked with this one believe it.
+    pub(super) fn outrank_meta(&mut self, told: &Member) {
+        let is_own = told.run == self.own.run && !self.controls.has(Control::MetaNotOutranked);
+        if is_own && is_later(told.meta_version, self.own.meta_version) {
+            self.own.meta_version = next_version(told.meta_version);
+            self.buckets = None;
+        }
     }
 
     /// Adds a member whose run, name and address a handshake has proven: they replace what others said of it. False if
@@ -153,7 +184,11 @@ impl Members {
             self.take_name(who);
             self.forget_predecessors(who.run);
         }
-        if who.meta_version > self.known[&who.run].member.meta_version {
+        // An older version is what the member said at an earlier time. The present one may be known from others.
+        let known = &self.known[&who.run].member;
+        let is_other = (&who.meta, &who.app_version) != (&known.meta, &known.app_version);
+        let is_news = is_later(who.meta_version, known.meta_version);
+        if is_news || is_other && who.meta_version == known.meta_version {
             self.take_meta(who);
         }
         true
@@ -183,10 +218,14 @@ impl Members {
     pub(super) fn take_meta(&mut self, who: &Member) {
         let Some(known) = self.known.get_mut(&who.run) else { return };
         known.member.meta_version = who.meta_version;
-        known.member.app_version.clone_from(&who.app_version);
-        known.member.meta.clone_from(&who.meta);
+        let member = &mut known.member;
+        let is_other = (&who.meta, &who.app_version) != (&member.meta, &member.app_version);
+        member.app_version.clone_from(&who.app_version);
+        member.meta.clone_from(&who.meta);
         self.buckets = None;
-        self.push_event(who.run, MemberEvent::Updated);
+        if is_other {
+            self.push_event(who.run, MemberEvent::Updated);
+        }
         self.push_joined(who.run);
     }
 

@@ -9,8 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use rand_core::Rng;
 
 use super::foca_codec::SwimId;
+use super::proof::is_later;
 use super::{
-    MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberState, Members, NAME_BYTES_MAX, RECHECKS_MAX,
+    MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEffect, MemberState, Members,
+    NAME_BYTES_MAX, RECHECKS_MAX,
 };
 use crate::id::RunId;
 use crate::store::digest::fingerprint;
@@ -70,6 +72,15 @@ fn write_record(writer: &mut Writer, member: &Member, id: SwimId, incarnation: u
             writer.bytes(value.as_bytes());
         }
     }
+}
+
+/// The frame that tells a member which version of its metadata somebody claims. It takes nothing else of it.
+fn claimed_version(who: &Member) -> Vec<u8> {
+    let mut writer = Writer::new(Kind::Roster);
+    writer.byte(RECORDS);
+    let version = Member { meta_version: who.meta_version, ..Member::new(&*who.name, who.run, who.addr) };
+    write_record(&mut writer, &version, SwimId { run: who.run, generation: 0 }, 0, IS_ALIVE);
+    writer.finish()
 }
 
 /// A member, as another node's roster shows it.
@@ -242,15 +253,19 @@ impl Members {
         for record in records {
             let run = record.member.run;
             self.outrank(SwimId { run, generation: record.generation });
+            self.outrank_meta(&record.member);
             if record.has_left && !self.known.contains_key(&run) {
                 continue;
             }
             if !self.add_by_hearsay(&record.member) {
                 continue;
             }
-            if from == Some(run) && self.known[&run].member.meta_version != record.member.meta_version {
-                // It tells of itself, so this replaces whatever others said, even under a greater version.
+            let (version, known) = (record.member.meta_version, &self.known[&run]);
+            if from == Some(run) && known.member.meta_version != version {
+                // It tells of itself, so this replaces whatever others said, even under a later version.
                 self.take_meta(&record.member);
+            } else if known.links > 0 && is_later(version, known.member.meta_version) {
+                self.effects.push_back(MemberEffect::ToldOf(run, claimed_version(&record.member)));
             }
             self.runs_to_check.push(run);
             let id = SwimId { run, generation: record.generation };

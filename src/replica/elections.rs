@@ -310,6 +310,28 @@ mod tests {
     }
 
     #[test]
+    fn promises_beyond_the_limit_are_not_kept_for_the_disk() {
+        let setup = Setup { member: Some(member(1)), has_disk: true, ..Setup::new(Config::lan(), 1) };
+        let mut replica = Replica::new(setup);
+        let promise = |i: usize| {
+            let ballot = Stamp { clock: i as u64, origin: RunId::new(4) };
+            let message = ElectionMessage::accepted(ballot);
+            ElectionEffect::Send(RunId::new(4), message, Delivery::AfterDisk)
+        };
+        for i in 0..PROMISES_MAX + 5 {
+            replica.election.as_mut().unwrap().effects.push_back(promise(i));
+        }
+        replica.drain_election_effects();
+        assert_eq!(replica.promises.len(), PROMISES_MAX);
+        let last = replica.promises.back().unwrap().message.clone();
+        let ElectionEffect::Send(_, expected, _) = promise(PROMISES_MAX - 1) else { unreachable!() };
+        assert_eq!(last, expected, "those that came first wait for the disk");
+        assert!(
+            std::iter::from_fn(|| replica.poll()).all(|output| !matches!(output, Output::MemberDatagram(..)))
+        );
+    }
+
+    #[test]
     fn hearsay_takes_no_seat_of_a_voter() {
         let mut replica = candidate();
         link(&mut replica, VOTER, &member(2));

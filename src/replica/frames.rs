@@ -11,6 +11,9 @@ use crate::replication::rows::RefusedRow;
 use crate::replication::tail::{News, TailOutcome};
 use crate::wire::{Ack, Check, Hello, Kind, Message, Piece, Reader, WireError};
 
+/// Refused rows of one frame that are reported. A frame may hold millions of them.
+const REFUSED_TOLD_MAX: usize = 64;
+
 impl Replica {
     pub(super) fn handle_stream(&mut self, id: LinkId, lane: Lane, bytes: &[u8]) -> Result<(), WireError> {
         let Some(link) = self.links.get_mut(id).filter(|link| !link.is_distrusted()) else { return Ok(()) };
@@ -179,8 +182,9 @@ impl Replica {
         if refusals.is_empty() {
             return;
         }
-        let peer = self.peer_name(id);
-        for (key, reason) in refusals {
+        let (peer, controls) = (self.peer_name(id), self.store.controls);
+        let told_max = if controls.has(Control::RefusalsAllTold) { refusals.len() } else { REFUSED_TOLD_MAX };
+        for (key, reason) in refusals.into_iter().take(told_max) {
             let refused = ReplicaEvent::Refused { peer: peer.clone(), key, reason };
             self.outputs.push_back(Output::Event(refused));
         }

@@ -2,8 +2,11 @@
 
 use super::elections::PROMISES_MAX;
 use super::link::{Link, MESSAGES_MAX};
+use super::links::LINKS_MAX;
 use super::{REFUSALS_MAX, Replica};
+use crate::id::{LinkId, SessionId};
 use crate::membership::MEMBERS_MAX;
+use crate::replication::large::EXPECTED_MAX;
 use crate::replication::questions::QUESTIONS_MAX;
 use crate::replication::repair::{LIST_BYTES_MAX, RepairSession, TASKS_MAX};
 use crate::store::POSITIONS_MAX;
@@ -17,11 +20,25 @@ pub struct Kept {
     pub name: &'static str,
     /// How much there is now. Of what is kept for each link: as much as there is for the link that has most.
     pub count: usize,
-    /// The limit. `None`: there is none of its own.
+    /// The limit. `None`: there is none, because a row is never refused for its context. How many there are follows
+    /// from the rows that members write.
     pub limit: Option<usize>,
 }
 
+/// Outputs that one input may lead to: a roster of all members, each of which is reported, dialled, sent a packet and
+/// judged anew, and something for each link.
+const OUTPUTS_MAX: usize = 4 * MEMBERS_MAX + LINKS_MAX;
+
 impl Replica {
+    /// The number of the session over a link, or of the next one, and whether it is open: what a liar knows of it.
+    pub(crate) fn session_over(&self, id: LinkId) -> Option<(SessionId, bool)> {
+        self.links.get(id).map(|link| (link.repair.id, link.repair.session.is_some()))
+    }
+
+    pub(super) fn note_outputs(&mut self) {
+        self.outputs_peak = self.outputs_peak.max(self.outputs.len());
+    }
+
     /// Everything that peers can make this replica keep, beside the limit of each.
     #[doc(hidden)]
     pub fn kept(&self) -> Vec<Kept> {
@@ -33,8 +50,8 @@ impl Replica {
         vec![
             unlimited("contexts", contexts.len()),
             unlimited("clocks of contexts", contexts.iter().map(|region| region.clocks.len()).sum()),
-            unlimited("links", self.links.len()),
-            unlimited("outputs", self.outputs.len()),
+            kept("links", self.links.len(), LINKS_MAX),
+            kept("outputs of an input", self.outputs_peak, OUTPUTS_MAX),
             kept("origins", coverage.vector().len(), ORIGINS_MAX),
             kept("promises", self.promises.len(), PROMISES_MAX),
             kept("leftovers", coverage.leftovers(), LEFTOVERS_MAX),
@@ -42,6 +59,7 @@ impl Replica {
             kept("refusals", self.refusals.len(), REFUSALS_MAX),
             kept("members", self.members().count(), MEMBERS_MAX),
             kept("questions of a link", most(|link| link.coverage_questions.kept()), QUESTIONS_MAX),
+            kept("names of large rows of a link", most(|link| link.tail_receiver.kept_names()), EXPECTED_MAX),
             kept("messages for a link", most(Link::kept_messages), MESSAGES_MAX),
             kept("checks for a link", most(|link| link.checks.outbox.len()), 2),
             kept(

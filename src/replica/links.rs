@@ -11,6 +11,11 @@ use crate::id::LinkId;
 use crate::membership::Route;
 use crate::store::change_log::{ChangeLog, LogFilter};
 
+/// A node with this many links accepts no further ones from others. It still dials: a node of the largest cluster needs
+/// 512 links in a mesh, or about 200 with groups. Nodes enforce it; a replica takes the links that it is given.
+#[cfg(any(feature = "node", feature = "__controls"))]
+pub(crate) const LINKS_MAX: usize = 1_024;
+
 #[derive(Debug, Default)]
 pub(super) struct Links {
     all: BTreeMap<LinkId, Link>,

@@ -168,6 +168,13 @@ impl Replica {
                     self.is_full = true;
                     Output::Event(ReplicaEvent::MembersFull)
                 }
+                MemberEffect::ToldOf(run, frame) => {
+                    let to = self.links.iter().find(|(_, link)| link.run == Some(run)).map(|(id, _)| id);
+                    if let Some(link) = to.and_then(|id| self.links.get_mut(id)) {
+                        link.push_messages([frame]);
+                    }
+                    continue;
+                }
                 MemberEffect::Break(run) => {
                     let to = self.links.iter().filter(|(_, link)| link.run == Some(run));
                     let ids: Vec<LinkId> = to.map(|(id, _)| id).collect();

@@ -222,3 +222,43 @@ pub(crate) fn read_claims(reader: &mut Reader<'_>, sender: RunId) -> Result<Vec<
     claims.iter().try_for_each(|claim| reader.check_claim(claim.last()).map(drop))?;
     Ok(claims)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Kind;
+
+    #[test]
+    fn origin_silent_for_longest_begins_its_interval_anew() {
+        let mut claims = ForwardedClaims::default();
+        let most = FORWARDED_CLAIMS_MAX as u64;
+        (0..most).for_each(|origin| claims.extend(RunId::new(origin), 1, 2));
+        // The first one is not silent any more, so that the second one is.
+        claims.extend(RunId::new(0), 2, 3);
+        claims.extend(RunId::new(most), 1, 2);
+        assert_eq!(claims.by_origin.len(), FORWARDED_CLAIMS_MAX);
+        assert!(!claims.by_origin.contains_key(&RunId::new(1)));
+        [0, 1].into_iter().for_each(|origin| claims.extend(RunId::new(origin), 3, 4));
+        let from = |origin| claims.by_origin[&RunId::new(origin)].from;
+        assert_eq!((from(0), from(1)), (1, 3), "what the second one wrote before is left to a repair");
+    }
+
+    #[test]
+    fn flush_end_with_more_claims_than_are_kept_is_refused() {
+        let read = |count: u64| {
+            let mut writer = Writer::new(Kind::Tail);
+            writer.flagged(count, false);
+            for origin in 0..count {
+                writer.run(RunId::new(origin));
+                writer.u64_le(1);
+                writer.flagged(1, false);
+            }
+            writer.u64_le(9);
+            let frame = writer.finish();
+            let (_, mut reader) = Reader::new(&frame[4..]).unwrap();
+            read_claims(&mut reader, RunId::new(7)).map(|claims| claims.len())
+        };
+        assert_eq!(read(FORWARDED_CLAIMS_MAX as u64), Ok(FORWARDED_CLAIMS_MAX + 1), "and the sender's own");
+        assert_eq!(read(FORWARDED_CLAIMS_MAX as u64 + 1), Err(WireError::TooMany));
+    }
+}

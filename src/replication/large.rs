@@ -35,7 +35,7 @@ const LARGE_BYTES: usize = 64 << 10;
 const CONTEXT_BYTES_MAX: usize = 1 << 20;
 
 /// The most keys of large rows that one link keeps before the rows arrive.
-const EXPECTED_MAX: usize = 1_024;
+pub(crate) const EXPECTED_MAX: usize = 1_024;
 
 /// Salts the fingerprint that names a row's values.
 const VALUES_SALT: u64 = 0x6c61_7267_6520_726f;
@@ -379,6 +379,12 @@ impl LargeRowReceiver {
         Ok(())
     }
 
+    /// How many names of rows are kept that have not arrived.
+    #[cfg(any(feature = "__controls", test))]
+    pub(crate) fn kept_names(&self) -> usize {
+        self.expected.len()
+    }
+
     /// Whether the keys of all rows up to this number that have not arrived are known and do not have this prefix.
     #[cfg(any(feature = "json", feature = "node", test))]
     pub(crate) fn are_elsewhere(&self, number: u64, prefix: &[u8]) -> bool {
@@ -599,6 +605,17 @@ mod tests {
             let wrong: Vec<Vec<u8>> = order.iter().map(|at| all[*at].clone()).collect();
             assert!(matches!(hand_all(&wrong, None), Err(WireError::Form)), "{order:?}");
         }
+    }
+
+    #[test]
+    fn views_wait_for_all_large_rows_beyond_the_names_kept() {
+        let mut arriving = LargeRowReceiver::default();
+        let most = EXPECTED_MAX as u64;
+        (1..=most + 1).for_each(|number| arriving.expect(number, &key()).unwrap());
+        assert_eq!(arriving.kept_names(), EXPECTED_MAX);
+        assert!(arriving.are_elsewhere(most, b"\0other"), "each row that is awaited has a name");
+        assert!(!arriving.are_elsewhere(most + 1, b"\0other"), "the last one may be anywhere");
+        assert!(matches!(arriving.expect(1, &[b'k'; STORED_KEY_BYTES_MAX + 1]), Err(WireError::Form)));
     }
 
     #[test]

@@ -44,21 +44,28 @@ pub enum Lie {
     OldParts,
     /// Sums of the buckets of old parts, asked and answered falsely.
     Buckets,
-    /// Rosters: thousands of made-up members, honest members at other addresses and under other runs, and gone.
+    /// Rosters: made-up members, sometimes more than may be told at once, honest members at other addresses and under
+    /// other runs, and gone.
     Rosters,
     /// Checks with false roots, hashes, rates and clocks.
     Checks,
     /// Large rows that begin and never end.
     LargeRows,
+    /// Whole rows of the largest size, and of one byte more.
+    LargestRows,
+    /// Names of thousands of large rows that never arrive.
+    LargeRowNames,
     /// Rows with clocks at the edge of what is permitted.
     EdgeClocks,
+    /// Thousands of rows in one frame that are refused.
+    RefusedRows,
     /// Frames of its replica that are cut off or have one bit changed.
     Bent,
 }
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::FlushEnds,
         Self::News,
         Self::Contexts,
@@ -73,9 +80,25 @@ impl Lie {
         Self::Rosters,
         Self::Checks,
         Self::LargeRows,
+        Self::LargestRows,
+        Self::LargeRowNames,
         Self::EdgeClocks,
+        Self::RefusedRows,
         Self::Bent,
     ];
+}
+
+/// What a liar leaves alone. Whatever it spares, its replica tells what an honest one would between its lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spared {
+    /// Nothing.
+    Nothing,
+    /// Rows of others: it makes up rows at keys of its own alone. A row at the key of another node is a delete or a
+    /// write, which every member may make.
+    Rows,
+    /// Rows of others, and the runs of third nodes: it makes up claims about its own run, its reader's, and runs that
+    /// nobody has.
+    RowsAndRuns,
 }
 
 /// Frames that are kept while what nodes send is recorded.
@@ -96,9 +119,16 @@ impl Sim {
     /// Without any it is honest again. The oracle cannot judge what a liar writes: use [`Sim::without_checks`].
     #[doc(hidden)]
     pub fn lie(&mut self, i: usize, lies: &[Lie], share: f64) {
+        self.lie_sparing(i, lies, share, Spared::Nothing);
+    }
+
+    /// The same for a liar that leaves something alone.
+    #[doc(hidden)]
+    pub fn lie_sparing(&mut self, i: usize, lies: &[Lie], share: f64, spared: Spared) {
         let world = &mut *self.world();
         let random = ChaCha8Rng::seed_from_u64(world.seed);
-        world.nodes[i].liar = (!lies.is_empty()).then(|| Liar { lies: lies.to_vec(), share, random });
+        let liar = || Liar { lies: lies.to_vec(), share, spared, random };
+        world.nodes[i].liar = (!lies.is_empty()).then(liar);
     }
 
     /// Records what all nodes send from now on: 4,096 frames at most.
@@ -197,11 +227,13 @@ impl World {
 
     fn truth(&self, i: usize, id: LinkId) -> Option<Truth> {
         let own = self.nodes[i].replica.as_ref()?;
-        let peer = self.nodes[self.other_end(id, i)?].replica.as_ref()?;
+        let at = self.other_end(id, i)?;
+        let peer = self.nodes[at].replica.as_ref()?;
+        let session = peer.session_over(id)?;
         let others = || self.live().filter(|replica| replica.store.run != own.store.run);
         let store = &peer.store;
         Some(Truth {
-            now: self.time(i),
+            now: self.time(at),
             skew_max: self.nodes[i].config.clock_skew_max,
             own: (own.store.log.id, own.store.run),
             peer: (store.log.id, store.run),
@@ -210,6 +242,8 @@ impl World {
             peer_vector_hash: store.coverage.vector_hash(),
             peer_old_sum: store.coverage.old_sum(),
             peer_root: store.root().sum(),
+            session: session.0,
+            has_session: session.1,
             others: others().map(|replica| replica.store.run).filter(|run| *run != store.run).collect(),
             members: others().filter_map(Replica::own_member).cloned().collect(),
             keys: store.iter_from(&[]).take(16).map(|(dot_set, _)| dot_set.key().to_vec()).collect(),

@@ -284,3 +284,22 @@ impl Check {
         Ok(check)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::RunId;
+
+    #[test]
+    fn acknowledgement_with_too_many_answers_is_refused() {
+        let read = |answers: usize| {
+            let seen = |i| Seen { stamp: Stamp { clock: 1, origin: RunId::new(i) }, count: 1 };
+            let seen = (0..answers as u64).map(seen).collect();
+            let frame = Ack { log: LogId::new(1), position: 2, seen }.frame();
+            let (_, reader) = Reader::new(&frame[4..]).unwrap();
+            Ack::read(reader).map(|ack| ack.seen.len())
+        };
+        assert_eq!(read(SEEN_MAX), Ok(SEEN_MAX));
+        assert_eq!(read(SEEN_MAX + 1), Err(WireError::TooMany));
+    }
+}

@@ -20,7 +20,7 @@ pub(in crate::node) struct DiskLink {
     pub(super) failure: Mutex<Option<Cause>>,
     /// Held while a snapshot is written: each takes a second copy of the store in memory.
     #[cfg(feature = "durable")]
-    pub(in crate::node) snapshot: tokio::sync::Mutex<()>,
+    pub(super) snapshot: Mutex<()>,
     #[cfg(all(feature = "durable", feature = "__controls"))]
     pub(in crate::node) fault: OnceLock<std::sync::Arc<Mutex<Option<std::io::ErrorKind>>>>,
 }

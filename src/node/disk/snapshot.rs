@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
+use std::sync::PoisonError;
 
 use crate::error::{BoxedError, Cause, SnapshotError, StartError};
 use crate::node::runtime::shared::Shared;
@@ -27,8 +28,10 @@ const TRIES: usize = 3;
 /// The latest change of each key.
 type DiskChanges = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// Takes a snapshot. It is written to a temporary file, synced, and then renamed to its path.
+/// Takes a snapshot, once no other one is being written. It is written to a temporary file, synced, and then renamed to
+/// its path.
 pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), SnapshotError> {
+    let _alone = shared.disk.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
     let changes = collect(shared).ok_or(SnapshotError::Failed)?;
     super::replace_file(path, |file| write_file(file, changes))
         .map_err(|error| SnapshotError::File { path: path.display().to_string(), reason: Cause::new(error) })
@@ -140,5 +143,28 @@ impl Iterator for SnapshotRecords {
             self.sequence += 1;
             self.rest = changes.into_iter();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::runtime::shared::tests::shared;
+
+    #[test]
+    fn snapshot_waits_while_another_one_is_written() {
+        let shared = shared();
+        let path = std::env::temp_dir().join(format!("tidings-snapshot-{}", std::process::id()));
+        std::thread::scope(|scope| {
+            let first = shared.disk.snapshot.lock().unwrap();
+            let second = scope.spawn(|| write(&shared, &path));
+            // What it would do if it did not wait.
+            (0..100).for_each(|_| assert!(collect(&shared).is_some()));
+            assert!(!second.is_finished() && !path.exists());
+            drop(first);
+            assert!(second.join().unwrap().is_ok());
+        });
+        assert!(path.exists());
+        std::fs::remove_file(path).unwrap();
     }
 }

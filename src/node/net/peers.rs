@@ -21,6 +21,7 @@ use crate::node::net::greeting::{Greeting, GreetingAnswer, GreetingSettings};
 use crate::node::net::security::TlsRefusal;
 #[cfg(feature = "srv")]
 use crate::node::net::srv::NameServers;
+use crate::replica::links::LINKS_MAX;
 use crate::replica::{BreakReason, RepairReport, ReplicaEvent};
 use crate::text::{Escaped, Span};
 use crate::time::Stamp;
@@ -337,9 +338,6 @@ pub(in crate::node) struct Peers {
     pub(in crate::node) dialling: BTreeSet<SocketAddr>,
 }
 
-/// A node with this many links accepts no further ones from others. It still dials: a node of the largest cluster needs
-/// 512 links in a mesh, or about 200 with groups.
-const LINKS_MAX: usize = 1_024;
 /// A node with this many links to runs of one name accepts no further ones under it. A name has one live run, or two
 /// after a partition or a restart; more are made up by a node that holds its certificate.
 const LINKS_PER_NAME_MAX: usize = 4;

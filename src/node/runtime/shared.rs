@@ -394,12 +394,12 @@ pub(in crate::node) fn wall_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::node) mod tests {
     use super::*;
     use crate::config::Config;
     use crate::replica::Setup;
 
-    fn shared() -> Arc<Shared> {
+    pub(in crate::node) fn shared() -> Arc<Shared> {
         // Nothing runs in it, but a node keeps a handle to its runtime.
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let _entered = runtime.enter();

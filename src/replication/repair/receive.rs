@@ -162,7 +162,8 @@ impl RepairSession {
         if self.listing_arriving.as_ref().is_some_and(|collecting| collecting.left == 0) {
             self.on_listing_complete(store, now);
         }
-        if self.is_overfull() { Err(WireError::TooMany) } else { Ok(()) }
+        let is_overfull = self.is_overfull() && !store.controls.has(Control::TasksUnlimited);
+        if is_overfull { Err(WireError::TooMany) } else { Ok(()) }
     }
 
     /// What the peer covers in a range: its vector as of this frame, and the contexts that follow here.

@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 
 use super::contexts::RowContexts;
 use super::{DONE, END, LARGE_ROW, TAIL_ROW};
-use crate::controls::Control;
-#[cfg(any(feature = "json", feature = "node", test))]
-use crate::controls::Controls;
+use crate::controls::{Control, Controls};
 use crate::id::{LogId, RunId};
 use crate::replication::arrived::{ARRIVED_MAX, Arrived};
 use crate::replication::claims::{self, Claim, ForwardedClaims};
@@ -76,8 +74,8 @@ pub(crate) struct TailPeer {
 }
 
 impl TailPeer {
-    fn may_claim(self, origin: RunId) -> bool {
-        self.forwards || origin == self.run
+    fn may_claim(self, controls: Controls, origin: RunId) -> bool {
+        self.forwards || origin == self.run || controls.has(Control::ForwardedFromAnybody)
     }
 }
 
@@ -265,7 +263,8 @@ impl TailReceiver {
             if store.controls.has(Control::TailClaimsAll) {
                 store.coverage.claim_all(&self.vector);
             }
-            for claim in done.claims.iter().filter(|claim| sender.may_claim(claim.origin)) {
+            let controls = store.controls;
+            for claim in done.claims.iter().filter(|claim| sender.may_claim(controls, claim.origin)) {
                 claim.take(store);
                 asked.extend(claim.is_asked.then_some(claim.last()));
             }
@@ -282,6 +281,12 @@ impl TailReceiver {
         let is_elsewhere =
             self.larges.are_elsewhere(done.larges, prefix) || controls.has(Control::LargesElsewhere);
         is_elsewhere.then(|| done.claims.last().expect("a flush end has the sender's own claim").last())
+    }
+
+    /// How many names of large rows are kept that have not arrived.
+    #[cfg(feature = "__controls")]
+    pub(crate) fn kept_names(&self) -> usize {
+        self.larges.kept_names()
     }
 
     /// Whether more is on its way: a flush has not ended, or a flush end waits for large rows.

@@ -3,12 +3,14 @@
 //! The encoders here are written for their lies alone. Where a body is written by a private function elsewhere, its
 //! layout is repeated (`docs/wire.md` has all of them), so a change of the layout must be repeated here.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 
-use super::Lie;
+use super::{Lie, Spared};
+use crate::config::VALUE_BYTES_CEILING;
 use crate::id::{LogId, RunId, SessionId};
 use crate::membership::Member;
 use crate::replica::Lane;
@@ -16,11 +18,16 @@ use crate::replication::repair::{ANSWER, CONFIRM, DIGEST, FINISHED, LIST, VERDIC
 use crate::replication::tail;
 use crate::store::coverage::{BUCKETS, BucketMask, Clocks, ClocksSum, NamedOld, VectorNews};
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashKey, HashRange};
-use crate::time::{HybridClock, Stamp, Time};
+use crate::store::key::STORED_KEY_BYTES_MAX;
+use crate::time::{HybridClock, Lifetime, Stamp, Time};
 use crate::wire::{Ack, Check, Hello, Kind, LargeRowStream, Rates, Reader, Seen, Writer};
 
-/// A context of a row that is sent whole, and records in a roster frame: see `docs/wire.md`.
+/// A row has no context, one that is sent whole, or one that is a difference from the one before; why a row has no
+/// dots; and records in a roster frame: see `docs/wire.md`.
+const NO_CONTEXT: u8 = 0;
 const WHOLE_CONTEXT: u8 = 1;
+const CHANGED_CONTEXT: u8 = 2;
+const REMOVAL_UNKNOWN: u8 = 0;
 const RECORDS: u8 = 0;
 
 /// A frame for a lane, or a datagram.
@@ -28,6 +35,7 @@ pub(in crate::sim) type Told = (Option<Lane>, Vec<u8>);
 
 /// What a liar knows of the peer at the other end of a link, and of the cluster.
 pub(super) struct Truth {
+    /// By the peer's clock.
     pub(super) now: Time,
     pub(super) skew_max: Duration,
     pub(super) own: (LogId, RunId),
@@ -37,6 +45,9 @@ pub(super) struct Truth {
     pub(super) peer_vector_hash: u64,
     pub(super) peer_old_sum: ClocksSum,
     pub(super) peer_root: u128,
+    /// The session that is open at the peer, or its next one.
+    pub(super) session: SessionId,
+    pub(super) has_session: bool,
     /// The runs of all other nodes but the peer.
     pub(super) others: Vec<RunId>,
     pub(super) members: Vec<Member>,
@@ -49,6 +60,7 @@ pub(super) struct Truth {
 pub(in crate::sim) struct Liar {
     pub(super) lies: Vec<Lie>,
     pub(super) share: f64,
+    pub(super) spared: Spared,
     pub(super) random: ChaCha8Rng,
 }
 
@@ -88,14 +100,14 @@ impl Liar {
             0 => truth.peer.1,
             1 | 2 => truth.own.1,
             3 | 4 => RunId::new(self.random.next_u64()),
-            _ if truth.others.is_empty() => truth.own.1,
+            _ if truth.others.is_empty() || self.spared == Spared::RowsAndRuns => truth.own.1,
             _ => truth.others[self.below(truth.others.len())],
         }
     }
 
     /// A count that is usually small and sometimes in the thousands.
     fn count(&mut self) -> usize {
-        [1, 1, 3, 40, 3_000][self.below(5)]
+        [1, 1, 3, 40, 3_000, 5_000][self.below(6)]
     }
 
     /// Clocks about some runs, or about thousands of made-up ones.
@@ -108,10 +120,11 @@ impl Liar {
         (0..count).map(&mut entry).collect()
     }
 
+    /// A stored key: one that the peer holds, or one of the liar's own.
     fn key(&mut self, truth: &Truth) -> Vec<u8> {
         match truth.keys.len() {
-            0 => b"\0k".to_vec(),
-            keys => truth.keys[self.below(keys)].clone(),
+            keys if keys > 0 && self.spared == Spared::Nothing => truth.keys[self.below(keys)].clone(),
+            _ => format!("\0lie {}", self.below(20)).into_bytes(),
         }
     }
 
@@ -178,11 +191,15 @@ impl Liar {
         match lie {
             Lie::FlushEnds => vec![(fast, self.flush_end(truth))],
             Lie::News => vec![(fast, self.news(truth))],
+            Lie::Contexts if self.chance(0.02) => vec![(fast, self.giant_contexts(truth))],
             Lie::Contexts => vec![(fast, self.row(truth, false))],
             Lie::EdgeClocks => vec![(fast, self.row(truth, true))],
-            Lie::Digests => vec![(bulk, self.digests())],
+            Lie::RefusedRows => vec![(fast, self.refused_rows())],
+            Lie::Digests => vec![(bulk, self.digests(truth))],
             Lie::Listings => vec![(bulk, self.listings(truth))],
-            Lie::Asks => (0..20).map(|_| (bulk, self.asks())).collect(),
+            Lie::Asks if !truth.has_session => vec![(bulk, self.true_start(truth))],
+            Lie::Asks if self.chance(0.7) => Vec::new(),
+            Lie::Asks => (0..20).map(|_| (bulk, self.asks(truth))).collect(),
             Lie::Starts => vec![(bulk, self.start(truth))],
             Lie::Acks => vec![(fast, self.ack(truth))],
             Lie::Hellos => Vec::new(),
@@ -191,6 +208,8 @@ impl Liar {
             Lie::Rosters => vec![(fast, self.roster(truth))],
             Lie::Checks => vec![(None, self.check(truth))],
             Lie::LargeRows => vec![(bulk, self.large_row(truth))],
+            Lie::LargestRows => vec![(bulk, self.largest_row(truth))],
+            Lie::LargeRowNames => vec![(fast, self.large_row_names())],
             Lie::Bent => vec![(None, (0..self.below(60)).map(|_| self.random.next_u32() as u8).collect())],
         }
     }
@@ -230,8 +249,13 @@ impl Liar {
         if has_dot {
             writer.u64_le(self.clock(truth));
             writer.run([truth.own.1, RunId::new(self.random.next_u64())][self.below(2)]);
-            writer.varint([0, 1, u64::MAX][self.below(3)]);
+            writer.lifetime(Lifetime {
+                expires: NonZeroU64::new([0, 9, u64::MAX][self.below(3)]),
+                run: self.chance(0.3).then(|| self.run(truth)),
+            });
             writer.bytes(b"lie");
+        } else {
+            writer.byte(REMOVAL_UNKNOWN);
         }
         writer.byte(WHOLE_CONTEXT);
         writer.clocks(Some(&self.clocks(truth)));
@@ -239,20 +263,78 @@ impl Liar {
         writer.finish()
     }
 
-    /// A session that goes on, is over, or has not begun.
-    fn session(&mut self) -> SessionId {
-        SessionId::new([0, 0, 0, 1, 2, u64::MAX][self.below(6)])
+    /// Rows with contexts of thousands of made-up runs, each told as a difference from the one before. Seldom they are
+    /// more than a reader takes from one frame.
+    fn giant_contexts(&mut self, truth: &Truth) -> Vec<u8> {
+        let rows = [30, 30, 400][self.below(3)];
+        let clock = HybridClock::limit(truth.now, Duration::ZERO);
+        let mut drawn = |count| (0..count).map(|_| (RunId::new(self.random.next_u64()), clock)).collect();
+        let mut writer = Writer::new(Kind::Tail);
+        writer.vector_news(&VectorNews::default());
+        for row in 0..rows {
+            writer.byte(tail::TAIL_ROW);
+            writer.bytes(format!("\0lie {}", row % 20).as_bytes());
+            writer.varint(0);
+            writer.byte(REMOVAL_UNKNOWN);
+            if row == 0 {
+                writer.byte(WHOLE_CONTEXT);
+                writer.clocks(Some(&drawn(3_000)));
+            } else {
+                writer.byte(CHANGED_CONTEXT);
+                writer.varint(0);
+                writer.clocks(Some(&drawn(1)));
+            }
+        }
+        writer.byte(tail::END);
+        writer.finish()
     }
 
-    fn items(&mut self) -> Writer {
+    /// Rows whose keys no store takes, up to more of them than one input may have outputs.
+    fn refused_rows(&mut self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Tail);
+        writer.vector_news(&VectorNews::default());
+        for _ in 0..[1, 40, 20_000][self.below(3)] {
+            writer.byte(tail::TAIL_ROW);
+            writer.bytes(b"");
+            writer.varint(0);
+            writer.byte(REMOVAL_UNKNOWN);
+            writer.byte(NO_CONTEXT);
+        }
+        writer.byte(tail::END);
+        writer.finish()
+    }
+
+    /// Names of large rows that never arrive, nearly always no longer than a key may be.
+    fn large_row_names(&mut self) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Tail);
+        writer.vector_news(&VectorNews::default());
+        let (count, first) = (self.count(), [1, 1, u64::MAX - 9_999][self.below(3)]);
+        let excess = usize::from(self.chance(0.1));
+        for number in 0..count as u64 {
+            writer.byte(tail::LARGE_ROW);
+            writer.varint(first + number);
+            let bytes = if number == 0 { STORED_KEY_BYTES_MAX + excess } else { 5 };
+            writer.bytes(&vec![b'k'; bytes]);
+        }
+        writer.byte(tail::END);
+        writer.finish()
+    }
+
+    /// The session of the peer; seldom one that is over, or has not begun.
+    fn session(&mut self, truth: &Truth) -> SessionId {
+        let odd = SessionId::new([0, 1, 2, u64::MAX][self.below(4)]);
+        if self.chance(0.01) { odd } else { truth.session }
+    }
+
+    fn items(&mut self, truth: &Truth) -> Writer {
         let mut writer = Writer::new(Kind::Items);
-        writer.session(self.session());
+        writer.session(self.session(truth));
         writer.vector_news(&VectorNews::default());
         writer
     }
 
-    fn digests(&mut self) -> Vec<u8> {
-        let mut writer = self.items();
+    fn digests(&mut self, truth: &Truth) -> Vec<u8> {
+        let mut writer = self.items(truth);
         let tag = [DIGEST, VERDICT, CONFIRM, FINISHED][self.below(4)];
         let mask = [0, 1, u16::MAX][self.below(3)];
         writer.range(tag, self.range());
@@ -271,7 +353,7 @@ impl Liar {
     }
 
     fn listings(&mut self, truth: &Truth) -> Vec<u8> {
-        let mut writer = self.items();
+        let mut writer = self.items(truth);
         let tag = [LIST, ANSWER, WANTED][self.below(3)];
         writer.range(tag, self.range());
         match tag {
@@ -297,14 +379,16 @@ impl Liar {
     }
 
     /// A frame full of questions.
-    fn asks(&mut self) -> Vec<u8> {
-        let mut writer = self.items();
+    fn asks(&mut self, truth: &Truth) -> Vec<u8> {
+        let mut writer = self.items(truth);
         for _ in 0..200 {
             let range = self.range();
-            if range.depth < DEPTH_MAX && self.chance(0.5) {
+            // An empty list says that the liar has removed all rows of a range.
+            let lists = self.chance(0.05) && self.spared == Spared::Nothing;
+            if range.depth < DEPTH_MAX && !lists {
                 writer.range(DIGEST, range);
                 (0..FAN).for_each(|_| writer.u16_le(0));
-            } else {
+            } else if lists {
                 writer.range(LIST, range);
                 writer.varint(0);
                 writer.varint(0);
@@ -313,9 +397,22 @@ impl Liar {
         writer.finish()
     }
 
+    /// The beginning of a session as an honest node would tell it that has written nothing.
+    fn true_start(&mut self, truth: &Truth) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Start);
+        writer.session(truth.session);
+        writer.hash_key(truth.peer_hash_key);
+        writer.byte(0);
+        writer.u64_le(self.random.next_u64());
+        writer.log(truth.own.0);
+        (0..3).for_each(|_| writer.varint(0));
+        writer.vector_news(&VectorNews::default());
+        writer.finish()
+    }
+
     fn start(&mut self, truth: &Truth) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Start);
-        writer.session(self.session());
+        writer.session(self.session(truth));
         let other = HashKey::from_words(self.random.next_u64(), 1);
         writer.hash_key([truth.peer_hash_key, truth.peer_hash_key, other][self.below(3)]);
         writer.byte(self.below(3) as u8);
@@ -383,7 +480,8 @@ impl Liar {
     fn roster(&mut self, truth: &Truth) -> Vec<u8> {
         let mut writer = Writer::new(Kind::Roster);
         writer.byte(RECORDS);
-        for _ in 0..[1, 1, 3, 20][self.below(4)] {
+        let most = if self.chance(0.02) { 4_200 } else { [1, 1, 3, 20][self.below(4)] };
+        for _ in 0..most {
             let drawn = self.random.next_u64();
             let known = &truth.members[self.below(truth.members.len())];
             let is_known = self.chance(0.3);
@@ -396,7 +494,9 @@ impl Liar {
             writer.u16_le([0, 1, 0x7fff, u16::MAX][self.below(4)]);
             writer.u16_le(self.below(4) as u16);
             writer.byte(u8::from(self.chance(0.2)));
-            let meta_version = [0, 1, u64::MAX][self.below(3)];
+            // Under the version that the member has now a lie lasts until the next change.
+            let next = if is_known { known.meta_version.wrapping_add(1) } else { 1 };
+            let meta_version = [0, next, u64::MAX][self.below(3)];
             writer.varint(meta_version);
             if meta_version > 0 {
                 writer.bytes(b"lie");
@@ -423,7 +523,7 @@ impl Liar {
     }
 
     fn large_row(&mut self, truth: &Truth) -> Vec<u8> {
-        let stream = [LargeRowStream::Tail, LargeRowStream::Repair(self.session())][self.below(2)];
+        let stream = [LargeRowStream::Tail, LargeRowStream::Repair(self.session(truth))][self.below(2)];
         let is_first = self.chance(0.8);
         let mut writer = stream.begin_piece(is_first);
         if !is_first {
@@ -446,5 +546,91 @@ impl Liar {
         writer.rest(&head);
         writer.rest(&vec![7; self.below(2) << 15]);
         writer.finish()
+    }
+
+    /// A whole row of one value: seldom of the greatest size, or one byte over it.
+    fn largest_row(&mut self, truth: &Truth) -> Vec<u8> {
+        let excess = usize::from(self.chance(0.5));
+        let bytes = if self.chance(0.05) { VALUE_BYTES_CEILING + excess } else { 100_000 };
+        let mut head = Writer::plain();
+        head.vector_news(&VectorNews::default());
+        head.clocks(None);
+        head.bytes(b"\0lie large");
+        head.varint(1);
+        head.u64_le(HybridClock::limit(truth.now, Duration::ZERO));
+        head.run(truth.own.1);
+        (0..2).for_each(|_| head.varint(0));
+        head.varint(bytes as u64);
+        let head = head.into_plain();
+        let mut writer = LargeRowStream::Tail.begin_piece(true);
+        writer.varint(1);
+        writer.varint(head.len() as u64);
+        writer.varint(0);
+        writer.rest(&head);
+        writer.rest(&vec![7; bytes]);
+        writer.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_core::SeedableRng;
+
+    use super::*;
+    use crate::replication::claims::ForwardedClaims;
+    use crate::replication::tail::{News, TailPeer, TailReceiver};
+    use crate::store::LocalStore;
+    use crate::wire::WireError;
+
+    const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1_000_000) };
+
+    fn truth(peer: &LocalStore) -> Truth {
+        Truth {
+            now: NOW,
+            skew_max: Duration::from_secs(2),
+            own: (LogId::new(9), RunId::new(9)),
+            peer: (peer.log.id, peer.run),
+            peer_head: 5,
+            peer_hash_key: peer.hash_key,
+            peer_vector_hash: 0,
+            peer_old_sum: ClocksSum::default(),
+            peer_root: 0,
+            session: SessionId::default(),
+            has_session: false,
+            others: vec![RunId::new(2)],
+            members: vec![Member::new("n2", RunId::new(2), ([10, 0, 0, 2], 7_400).into())],
+            keys: vec![b"\0k".to_vec()],
+        }
+    }
+
+    /// A frame that cannot be read tells nothing: it ends its link, whatever else it would have led to.
+    #[test]
+    fn most_lies_of_the_tail_can_be_read() {
+        let lies =
+            [Lie::FlushEnds, Lie::News, Lie::Contexts, Lie::EdgeClocks, Lie::RefusedRows, Lie::LargeRowNames];
+        for lie in lies {
+            let random = ChaCha8Rng::seed_from_u64(1);
+            let mut liar = Liar { lies: vec![lie], share: 1.0, spared: Spared::Nothing, random };
+            let mut unread = 0;
+            for _ in 0..100 {
+                let mut store = LocalStore::of_run(1);
+                let sender = TailPeer {
+                    log: LogId::new(9),
+                    run: RunId::new(9),
+                    is_other_group: false,
+                    forwards: true,
+                };
+                let mut news =
+                    News { forwarded_claims: &mut ForwardedClaims::default(), arrived: &mut Vec::new() };
+                for (_, frame) in liar.tell(lie, &truth(&store)) {
+                    let (_, reader) = Reader::new(&frame[4..]).unwrap();
+                    let reader = reader.within(Some(store.claim_bounds(NOW)));
+                    let mut tail = TailReceiver::default();
+                    let outcome = tail.handle_frame(&mut store, &mut news, NOW, sender, reader);
+                    unread += u32::from(matches!(outcome, Err(WireError::Form)));
+                }
+            }
+            assert!(unread < 20, "{lie:?}: {unread} of 100 frames cannot be read");
+        }
     }
 }

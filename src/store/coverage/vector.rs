@@ -331,3 +331,30 @@ impl OwnVector {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_may_name_the_latest_offers_of_an_old_part() {
+        let mut own = OwnVector::default();
+        own.set_cut(10);
+        let offers = 1..=OFFERS_MAX as u64 + 1;
+        let offered: Vec<ClocksSum> = offers
+            .map(|origin| {
+                own.set(Stamp { clock: 1, origin: RunId::new(origin) });
+                own.offer()
+            })
+            .collect();
+        let names = |sum| {
+            let news = VectorNews { old: Some(NamedOld { sum, buckets: None }), entries: Clocks::default() };
+            let mut told = Vector::default();
+            own.take_news(&mut told, &news).then_some(told.len())
+        };
+        assert_eq!(names(offered[0]), None, "the oldest one is forgotten");
+        assert_eq!(names(offered[1]), Some(2));
+        assert_eq!(names(offered[OFFERS_MAX]), Some(OFFERS_MAX + 1));
+        assert_eq!(own.offers.len(), OFFERS_MAX);
+    }
+}
