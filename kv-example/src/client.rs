@@ -163,7 +163,7 @@ impl Target {
 }
 
 impl Client {
-    fn ready(&self) -> Result<(), Failure> {
+    pub(crate) fn ready(&self) -> Result<(), Failure> {
         self.get("/readyz").map(drop)
     }
 

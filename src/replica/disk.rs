@@ -12,6 +12,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+#[cfg(feature = "durable")]
+use super::{Output, ReplicaEvent};
 use super::{Replica, VOTER_MEMO};
 use crate::controls::Control;
 use crate::election::{Elections, VoterMemo};
@@ -294,6 +296,12 @@ impl Replica {
         }
         store.is_damaged = store.root().sum() != state.root && !store.controls.has(Control::SeenAhead);
         self.recover_from_damage();
+    }
+
+    /// Whether what it was made from is damaged. For the time before its first output is polled.
+    #[cfg(feature = "durable")]
+    pub(crate) fn found_damage(&self) -> bool {
+        self.outputs.iter().any(|output| matches!(output, Output::Event(ReplicaEvent::Damaged)))
     }
 
     /// The next part of what the disk is to write, if something has changed and no transaction is under way.

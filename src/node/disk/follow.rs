@@ -21,7 +21,7 @@ use crate::node::net::sender::CLOSE_ENDED;
 use crate::node::runtime::shared::Shared;
 use crate::node::runtime::spans::disk_span;
 use crate::replica::saved::Saved;
-use crate::replica::{Input, Output, Persist, Replica, ReplicaEvent, Setup};
+use crate::replica::{Input, Persist, Replica, Setup};
 use crate::text::Span;
 
 /// How often a disk that has failed is tried again.
@@ -87,11 +87,8 @@ fn replica(
 ) -> Result<(Replica, bool), StartError> {
     let (is_copy, has_state) = (saved.is_copy, !saved.is_blank());
     setup.saved = has_state.then_some(saved);
-    let mut replica = Replica::new(setup);
-    let mut is_damaged = false;
-    while let Some(output) = replica.poll() {
-        is_damaged |= matches!(output, Output::Event(ReplicaEvent::Damaged));
-    }
+    let replica = Replica::new(setup);
+    let is_damaged = replica.found_damage();
     if is_damaged && let Some(path) = snapshot.filter(|_| is_copy) {
         let reason = Cause::new("its entries do not match the digest that was written with them");
         return Err(StartError::Snapshot { path: path.display().to_string(), reason });
@@ -253,5 +250,37 @@ impl DiskLink {
 
     fn set_failure(&self, failure: Option<Cause>) {
         *self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::membership::tests::member;
+    use crate::replica::saved::{DiskSummary, StoredVectorSum};
+    use crate::replica::{Output, ReplicaEvent, VOTER_MEMO};
+
+    #[test]
+    fn what_a_start_finds_is_told_to_the_user() {
+        let setup = || Setup { member: Some(member(1)), has_disk: true, ..Setup::new(Config::lan(), 1) };
+        let empty = Replica::new(setup());
+        let state = DiskSummary {
+            hash_key: empty.store.hash_key,
+            clock: 0,
+            run: empty.store.run,
+            root: empty.store.root().sum(),
+            vector_sum: StoredVectorSum::Second(empty.store.coverage.sum_with_withheld()),
+            extra_regions: 0,
+            has_voter_times: false,
+        };
+        let memos = BTreeMap::from([(VOTER_MEMO.to_owned(), b"of a later program".to_vec())]);
+        let saved = Saved { memos, state: Some(state), ..Saved::default() };
+        let (mut replica, is_damaged) = replica(setup(), saved, None).unwrap();
+        assert!(!is_damaged);
+        let mut told = std::iter::from_fn(|| replica.poll());
+        assert!(told.any(|output| matches!(output, Output::Event(ReplicaEvent::VoterSilent))));
     }
 }
