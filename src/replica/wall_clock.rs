@@ -239,6 +239,10 @@ impl WallClock {
         matches!(self.trust, Trust::Doubted { .. })
     }
 
+    fn is_read(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Whether expired values may be dropped for good.
     pub(crate) fn may_drop(&self, now: Time) -> bool {
         let has_waited = self.since.is_some_and(|since| now.mono >= since + self.drop_patience);
@@ -279,9 +283,10 @@ impl Replica {
     }
 
     /// Withholds from peers, until their time, the claims that were made or taken while the clock was ahead. Links that
-    /// were sent such claims are broken: they are no basis to go on from.
+    /// were sent such claims are broken: they are no basis to go on from. Before the clock was first read it is not
+    /// known what is in the future; the first reading comes back here.
     pub(super) fn withhold_future(&mut self) {
-        if self.store.withhold_future(self.now) {
+        if self.wall_clock.is_read() && self.store.withhold_future(self.now) {
             self.forwarded_claims = ForwardedClaims::default();
             self.links.ids().into_iter().for_each(|id| self.break_link(id, BreakReason::Clock));
         }
