@@ -122,6 +122,8 @@ pub enum Control {
     TasksUnlimited,
     /// Breaks the limits of what one frame leads to: each refused row is reported, however many there are.
     RefusalsAllTold,
+    /// Breaks the return of members: one whose end another member made up stays away.
+    EndIsFinal,
     /// Breaks the metadata of members: one whose metadata another member made up does not tell its own anew.
     MetaNotOutranked,
     /// Breaks the forgetting of members: one that lives is forgotten if somebody asks for it.
@@ -179,7 +181,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 75] = [
+    pub const ALL: [Self; 76] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -229,6 +231,7 @@ impl Control {
         Self::TasksUnlimited,
         Self::RefusalsAllTold,
         Self::MetaNotOutranked,
+        Self::EndIsFinal,
         Self::ForgetsLiving,
         Self::ForgetRequestKept,
         Self::NotOutranked,

@@ -519,7 +519,7 @@ pub(crate) mod tests {
     }
 
     /// Lets a peer tell of these members.
-    fn tell(members: &mut Members, from: u64, told: impl IntoIterator<Item = Member>) {
+    pub(super) fn tell(members: &mut Members, from: u64, told: impl IntoIterator<Item = Member>) {
         for frame in rosters_of(told) {
             let (_, reader) = Reader::new(&frame[4..]).unwrap();
             members.roster(at(2), Some(RunId::new(from)), reader).unwrap();

@@ -90,6 +90,7 @@ fn shown(control: Control) -> Shown {
         Control::ForwardedFromAnybody => Test("liars.rs", "writes_survive_claims_forwarded_by_no_delegate"),
         Control::TasksUnlimited => Test("liars.rs", "tasks_of_a_session_are_limited"),
         Control::RefusalsAllTold => Test("liars.rs", "reports_of_refused_rows_are_limited"),
+        Control::EndIsFinal => Test("liars.rs", "member_whose_end_was_made_up_comes_back"),
         Control::MetaNotOutranked => Test("liars.rs", "made_up_metadata_goes_once_its_author_is_gone"),
         Control::ForgetsLiving => Test("forgetting.rs", "request_does_not_forget_a_member_that_came_back"),
         Control::ForgetRequestKept => Test("forgetting.rs", "request_ends_when_the_member_is_back"),

@@ -304,11 +304,19 @@ fn false_claim_about_a_silent_node_parts_no_honest_pair() {
 #[test]
 fn member_comes_back_under_a_later_generation_than_any_lie() {
     let rosters = |seed, control| history(seed, &[Lie::Rosters], control);
-    (115..123).for_each(|seed| rosters(seed, None));
+    (115..122).for_each(|seed| rosters(seed, None));
     let is_noticed = |seed| notice(|| rosters(seed, Some(Control::NotOutranked))).is_some();
     let noticed = (115..400).find(|seed| is_noticed(*seed));
     println!("noticed with seed {noticed:?}");
     assert!(noticed.is_some(), "the broken rule is not detected");
+}
+
+#[test]
+fn member_whose_end_was_made_up_comes_back() {
+    // In this history a node believes that a node with which it is not linked has ended.
+    let rosters = |control| history(122, &[Lie::Rosters], control);
+    rosters(None);
+    assert!(notice(|| rosters(Some(Control::EndIsFinal))).is_some(), "the broken rule is not detected");
 }
 
 #[test]

@@ -8,9 +8,12 @@ use foca::{PeriodicParams, Timer};
 use rand_core::Rng;
 
 use super::foca_codec::{self, SwimId, SwimPacket};
-use super::{Contact, DETECTOR_BYTES_MAX, DOWN_TIME, KnownMember, MemberEffect, MemberState, Members, times};
+use super::{
+    Contact, DETECTOR_BYTES_MAX, DOWN_TIME, KnownMember, Member, MemberEffect, MemberState, Members, times,
+};
 use crate::controls::Control;
 use crate::time::Time;
+use crate::wire::{Kind, Writer};
 
 /// The pause between announcements to a member starts at half a probe interval and doubles at most this many times, up
 /// to 4 probe intervals.
@@ -214,12 +217,25 @@ impl Members {
 
     /// Tells a member that it is suspected under this identity.
     pub(super) fn accuse(&mut self, id: SwimId, suspected: u16) {
+        let bytes = self.accusation(id, suspected);
+        let packet = SwimPacket::read(&bytes).expect("it was encoded here");
+        self.deliver(id, &packet);
+    }
+
+    /// A peer says that a run lives which has ended here. If it does live, somebody made up its end: it is told of an
+    /// identity after the one that ended, takes the next one, and comes back under that. Peers repeat it until then.
+    pub(super) fn tell_of_end(&mut self, who: &Member, ended: SwimId) {
+        let bytes = self.accusation(ended.next(), 0);
+        let mut writer = Writer::new(Kind::Swim);
+        writer.bytes(&bytes[foca_codec::RUNS_BYTES..]);
+        self.effects.push_back(MemberEffect::Packet(who.contact(), writer.finish_datagram()));
+    }
+
+    fn accusation(&self, id: SwimId, suspected: u16) -> Vec<u8> {
         let own = *self.detector.identity();
         // No probe has this number now, so the answer is not counted as the answer to one.
         let number = self.probe.as_ref().map_or(0, |probe| probe.number.wrapping_add(128));
-        let bytes = foca_codec::accusation(own, self.incarnation, id, suspected, number);
-        let packet = SwimPacket::read(&bytes).expect("it was encoded here");
-        self.deliver(id, &packet);
+        foca_codec::accusation(own, self.incarnation, id, suspected, number)
     }
 }
 

@@ -67,9 +67,15 @@ impl Members {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::tests::{member, members};
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::SeedableRng;
+
+    use super::super::MemberEffect;
+    use super::super::tests::{member, members, tell};
     use super::*;
+    use crate::controls::Controls;
     use crate::time::Time;
+    use crate::wire::Reader;
 
     fn at(secs: u64) -> Time {
         Time { mono: Duration::from_secs(secs), wall: Duration::from_secs(secs) }
@@ -113,6 +119,28 @@ mod tests {
         own.on_link_member(at(3), &named(2, "thief"), 0);
         assert!(!own.add_by_hearsay(&named(2, "thief")));
         assert_eq!(name_of(&own, 2), Some("n2"));
+    }
+
+    #[test]
+    fn run_whose_end_was_made_up_is_told_and_comes_back() {
+        let (mut own, run) = (replaced(), RunId::new(2));
+        own.on_link_member(at(3), &named(4, "n4"), 0);
+        own.effects.clear();
+        tell(&mut own, 4, [named(2, "n2")]);
+        assert!(own.of_run(run).is_none(), "under the identity that has ended it stays away");
+        let packet = own.effects.iter().find_map(|effect| match effect {
+            MemberEffect::Packet(to, bytes) if *to == named(2, "n2").contact() => Some(bytes),
+            _ => None,
+        });
+        let (_, packet) = Reader::new(packet.expect("it is told")).unwrap();
+        let random = &mut ChaCha8Rng::seed_from_u64(2);
+        let mut told = Members::new(named(2, "n2"), &own.config, Controls::default(), random);
+        told.on_link_member(at(3), &own.own, 0);
+        told.handle_packet(at(3), own.own.run, packet).unwrap();
+        let frame = told.tell_own();
+        let (_, record) = Reader::new(&frame[4..]).unwrap();
+        own.roster(at(4), Some(RunId::new(4)), record).unwrap();
+        assert!(own.of_run(run).is_some_and(|member| member.state.is_alive()));
     }
 
     #[test]

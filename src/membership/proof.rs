@@ -139,19 +139,25 @@ impl Members {
     /// Nor does it change the address of a known run, or the metadata of one that is linked and tells of itself.
     pub(super) fn add_by_hearsay(&mut self, who: &Member) -> bool {
         let run = who.run;
-        let is_over = |member: &SwimMember<SwimId>| {
-            member.id().run == run && member.state() == foca::State::Down && !self.known.contains_key(&run)
-        };
-        // A run that has ended and was replaced does not come back by hearsay.
+        // A run that has ended and was replaced comes back by hearsay only under a later identity.
         let is_added = run != self.own.run
             && !self.is_of_other(run, &who.name)
-            && !self.detector.iter_membership_state().any(is_over)
+            && self.ended(run).is_none()
             && self.add(who, Self::forget_gone);
         let is_news = |known: &KnownMember| is_later(who.meta_version, known.member.meta_version);
         if is_added && self.known[&run].links == 0 && is_news(&self.known[&run]) {
             self.take_meta(who);
         }
         is_added
+    }
+
+    /// The identity under which a run has ended whose place another run has taken. Both may be made up if the run was
+    /// never proven here.
+    pub(super) fn ended(&self, run: RunId) -> Option<SwimId> {
+        let is_over =
+            |member: &&SwimMember<SwimId>| member.id().run == run && member.state() == foca::State::Down;
+        let ended = || self.detector.iter_membership_state().find(is_over).map(|member| *member.id());
+        if self.known.contains_key(&run) { None } else { ended() }
     }
 
     /// Publishes this node's metadata anew if somebody tells a later version of it. Only a node itself raises its

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use foca::Timer;
 use rand_core::Rng;
 
 use super::foca_codec::SwimId;
@@ -14,6 +15,7 @@ use super::{
     MEMBERS_MAX, META_BYTES_MAX, META_ENTRIES_MAX, Member, MemberEffect, MemberState, Members,
     NAME_BYTES_MAX, RECHECKS_MAX,
 };
+use crate::controls::Control;
 use crate::id::RunId;
 use crate::store::digest::fingerprint;
 use crate::time::Time;
@@ -249,13 +251,24 @@ impl Members {
     /// other failures have to be found by the failure detector; otherwise, when a partition heals, each side would call
     /// the other down once more.
     fn apply_roster(&mut self, from: Option<RunId>, records: Vec<RosterEntry>) {
-        let mut doubts = Vec::new();
+        let (mut doubts, mut returns) = (Vec::new(), Vec::new());
         for record in records {
             let run = record.member.run;
             self.outrank(SwimId { run, generation: record.generation });
             self.outrank_meta(&record.member);
             if record.has_left && !self.known.contains_key(&run) {
                 continue;
+            }
+            if let Some(ended) = self.ended(run) {
+                if self.controls.has(Control::EndIsFinal) {
+                    continue;
+                }
+                if !(SwimId { run, generation: record.generation }).is_after(ended) {
+                    returns.push((record.member, ended));
+                    continue;
+                }
+                // It lives under a later identity than the one that has ended.
+                _ = self.detector.handle_timer(Timer::RemoveDown(ended), &mut self.wishes);
             }
             if !self.add_by_hearsay(&record.member) {
                 continue;
@@ -288,10 +301,9 @@ impl Members {
         // A peer says that these members live, and the failure detector here remembers them as down: they are asked
         // themselves.
         doubts.retain(|id| self.known.get(&id.run).is_some_and(|known| !known.member.state.is_alive()));
-        while doubts.len() > RECHECKS_MAX {
-            let at = self.random.next_u64() as usize % doubts.len();
-            doubts.swap_remove(at);
-        }
+        self.draw_rechecks(&mut doubts);
+        self.draw_rechecks(&mut returns);
+        returns.iter().for_each(|(who, ended)| self.tell_of_end(who, *ended));
         for id in doubts {
             _ = self.detector.announce(id, &mut self.wishes);
             // If it is remembered under a generation that it does not have, somebody made that one up. News of it may be
@@ -301,5 +313,12 @@ impl Members {
             }
         }
         self.drain_foca();
+    }
+
+    fn draw_rechecks<T>(&mut self, among: &mut Vec<T>) {
+        while among.len() > RECHECKS_MAX {
+            let at = self.random.next_u64() as usize % among.len();
+            among.swap_remove(at);
+        }
     }
 }
