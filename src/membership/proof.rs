@@ -15,7 +15,9 @@
 //!   version is believed. A node that is linked with the member tells it of such hearsay, and the member publishes its
 //!   metadata anew under a later version (`outrank_meta`): so what a hostile member made up lasts only as long as it
 //!   repeats it. Made up under the version that the member has, it lasts until the next change or link.
-//! * **State.** Any member may call any run suspect or down; the run refutes that. This is how SWIM works.
+//! * **State.** Any member may call any run suspect or down; the run refutes that. This is how SWIM works. A run whose
+//!   place another one has taken comes back by hearsay only under a later identity than the one that has ended. It is
+//!   told of its end when somebody says that it lives (`tell_of_end`).
 //! * **Place.** Two runs may live under one name, and then both stay. A run that is gone loses its place to one that
 //!   lives under its name (`may_replace`): a proven run only to a proven one, a run that was only heard of to any. A
 //!   link to a new run calls the others of its name down, because before that it was made sure that none of them
