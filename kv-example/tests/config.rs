@@ -259,5 +259,5 @@ fn node_that_has_not_caught_up_is_refused() {
         assert!(code(&refused) == 4 && said(&refused).contains("synced"), "{words:?}: {}", said(&refused));
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "pool: 5\n");
-    assert_eq!(empty.line(&["list"]), "");
+    assert_eq!(empty.line(&["list", "--json"]), "");
 }
