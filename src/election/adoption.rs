@@ -72,3 +72,71 @@ impl Elections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::driver::ChangeStage;
+    use super::super::{VoterList, VoterMemo};
+    use super::*;
+    use crate::config::Config;
+    use crate::controls::Controls;
+
+    fn named(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn run(seat: usize) -> RunId {
+        RunId::new(seat as u64 + 1)
+    }
+
+    /// The node `x`, at the joint list that leads from `a`, `c` and `x` to `d`, `e` and `f`.
+    fn driver() -> Elections {
+        let list = VoterList {
+            epoch: 3,
+            voters: named(&["a", "c", "x"]),
+            next: Some(named(&["d", "e", "f"])),
+            ..VoterList::default()
+        };
+        let memo = VoterMemo { list: Some(list), ..VoterMemo::default() };
+        let mut driver = Elections::new("x", run(5), &Config::lan(), Controls::default(), true, memo);
+        driver.voters.iter_mut().enumerate().for_each(|(seat, voter)| voter.run = Some(run(seat)));
+        driver
+    }
+
+    fn answer(driver: &mut Elections, now: Time, seats: &[usize], ballot: Stamp) {
+        for seat in seats {
+            let answer = VoterAnswer::Prepared { ballot, term_max: 0, accepted: None };
+            driver.message(now, run(*seat), ElectionMessage::Answer(Some(1), answer));
+        }
+    }
+
+    fn stage(driver: &Elections) -> (&ChangeStage, Stamp) {
+        driver.change.as_ref().map(|change| (&change.stage, change.ballot)).expect("it drives a change")
+    }
+
+    #[test]
+    fn late_answer_about_an_earlier_list_is_no_adoption() {
+        let (mut driver, mut now) = (driver(), Time::default().later_by(Duration::from_secs(100)));
+        driver.wake(now);
+        assert_eq!(stage(&driver), (&ChangeStage::Waiting, Stamp::default()));
+        // They have answered a question about the list before.
+        answer(&mut driver, now, &[0, 1], Stamp::default());
+        for _ in 0..1_000 {
+            now = now.later_by(Duration::from_millis(100));
+            driver.wake(now);
+            if *stage(&driver).0 == ChangeStage::Preparing {
+                break;
+            }
+        }
+        let (stage_now, ballot) = stage(&driver);
+        assert_eq!(*stage_now, ChangeStage::Preparing);
+        answer(&mut driver, now, &[2, 3, 4, 5], ballot);
+        now = now.later_by(driver.joint_time() * 2);
+        // Only now the old voters have the list, so leases under the one before may last on.
+        answer(&mut driver, now, &[0, 1], ballot);
+        assert_eq!(stage(&driver), (&ChangeStage::Preparing, ballot));
+        now = now.later_by(driver.joint_time());
+        driver.wake(now);
+        assert!(matches!(stage(&driver), (ChangeStage::Accepting(_), _)));
+    }
+}

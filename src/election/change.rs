@@ -230,7 +230,7 @@ impl Elections {
     }
 
     /// The wait of the second step of a change for leases under the earlier list.
-    fn joint_time(&self) -> Duration {
+    pub(super) fn joint_time(&self) -> Duration {
         self.promised_max() * 10 / 9
     }
 
@@ -367,7 +367,8 @@ impl Elections {
         let is_preparing = change.stage == ChangeStage::Preparing;
         let (ballot, answer) = match *answer {
             VoterAnswer::Prepared { ballot, term_max, ref accepted } => {
-                if ballot == change.ballot {
+                // Who waits has sent no ballot under this list: the answer may be a late one, of the time of another list.
+                if ballot == change.ballot && change.stage != ChangeStage::Waiting {
                     change.peers[at].adopted = Some(term_max);
                 }
                 (ballot, is_preparing.then(|| ChangeAnswer::Prepared(accepted.clone())))
