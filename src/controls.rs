@@ -100,6 +100,8 @@ pub enum Control {
     AdoptionUnasked,
     /// Breaks the change of voters: a node in quarantine agrees to become a voter.
     InvitedInQuarantine,
+    /// Breaks the change of voters: the voters of a forced list grant leases at once.
+    ForcedAtOnce,
     /// Breaks the reading of lists of voters: one counts whatever its epoch is.
     EpochUnbounded,
     /// Breaks the single donor: a joining replica lets every peer send it everything at once.
@@ -181,7 +183,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 76] = [
+    pub const ALL: [Self; 77] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -219,6 +221,7 @@ impl Control {
         Self::BallotIgnored,
         Self::AdoptionUnasked,
         Self::InvitedInQuarantine,
+        Self::ForcedAtOnce,
         Self::EpochUnbounded,
         Self::ManyDonors,
         Self::KnownIsCaughtUp,

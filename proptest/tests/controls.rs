@@ -81,6 +81,7 @@ fn shown(control: Control) -> Shown {
         }
         Control::AdoptionUnasked => Test("voters.rs", "call_ends_when_the_new_voters_have_the_list"),
         Control::InvitedInQuarantine => Test("voters.rs", "leader_stays_when_new_voters_have_just_started"),
+        Control::ForcedAtOnce => Test("voters.rs", "forced_voters_wait_for_the_leases_of_lost_ones"),
         Control::EpochUnbounded => Test("garbled.rs", "forged_lists_of_voters_end_no_elections"),
         Control::StatedLog => Test("garbled.rs", "naming_the_log_of_another_node_loses_no_write"),
         Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),

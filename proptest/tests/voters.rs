@@ -3,7 +3,8 @@
 //! that tokens grow, and that no two lists have one epoch.
 //!
 //! Negative controls: a change without the joint list, one that leaves it too soon, voters that accept ballots below
-//! their promises, a call that does not wait for the new voters, and new voters that have just started.
+//! their promises, a call that does not wait for the new voters, new voters that have just started, and forced ones that
+//! do not wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -211,7 +212,6 @@ fn forced_list_replaces_lost_voters() {
     lead(&mut sim, 0);
     let token = sim.last_token("cron");
     (0..3).for_each(|i| sim.crash(i));
-    sim.run_for(SECOND * 10);
     sim.node(4).force_voters(named(&[3, 4])).expect("it can be written");
     until(&mut sim, SECOND, |sim| has_list(sim, 3, &[3, 4]));
     lead(&mut sim, 3);
@@ -219,6 +219,29 @@ fn forced_list_replaces_lost_voters() {
     // Voters that come back after all learn that they are none.
     sim.restart(0);
     until(&mut sim, SECOND * 5, |sim| has_list(sim, 0, &[3, 4]));
+}
+
+/// Forces a list while the voters that are lost have just renewed the lease of a node that goes on. The simulator checks
+/// that it has one holder.
+fn force_beside_a_holder(control: Option<Control>) {
+    let sim = Sim::new(13).broken(control).config(short_leases(3)).seeds(&[0, 2]);
+    let mut sim = sim.nodes_with_disk(6);
+    sim.run_for(SHORT_QUARANTINE);
+    lead(&mut sim, 5);
+    let token = sim.last_token("cron");
+    sim.partition(&[0, 1, 2, 5], &[3, 4]);
+    (0..3).for_each(|i| sim.crash(i));
+    sim.node(4).force_voters(named(&[3, 4])).expect("it can be written");
+    until(&mut sim, SECOND, |sim| has_list(sim, 3, &[3, 4]));
+    lead(&mut sim, 3);
+    assert!(sim.last_token("cron") > token);
+}
+
+#[test]
+fn forced_voters_wait_for_the_leases_of_lost_ones() {
+    force_beside_a_holder(None);
+    let noticed = notice(|| force_beside_a_holder(Some(Control::ForcedAtOnce)));
+    assert_eq!(noticed, Some(Noticed::TwoHolders));
 }
 
 #[test]

@@ -41,6 +41,11 @@
 //! A holder whose list changes relies on what the majority of the earlier list had promised until then, and on what the
 //! majority of the new list promises from then on.
 //!
+//! A *forced* list ([`Elections::forced_list`]) follows no joint one, so its voters may know nothing of the promises of
+//! the earlier voters. A voter that adopts a list which does not follow its own is in quarantine for `lease_time_max` ×
+//! 10/9: by then everything is over that was promised before. That also holds back a voter that has only missed the
+//! joint list.
+//!
 //! *Growing terms.* The adopters say which terms they have granted at most. The second step carries the greatest, and
 //! the voters of the next list grant only above it.
 
@@ -51,7 +56,7 @@ use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
 use super::voter::{clock_now, is_possible};
 use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names};
 use super::{
-    ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, VoterRules, quarantine,
+    ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, quarantine,
 };
 use crate::config::{ClusterSettings, LEASE_TIME_MAX, LeaseTimes};
 use crate::controls::Control;
@@ -200,22 +205,6 @@ impl Elections {
         }
     }
 
-    /// Replaces the configured times, which may differ from node to node, by those that were set while nobody was a
-    /// voter. A voter that has granted a lease keeps the times under which it did: those change only in the two steps
-    /// of this module.
-    fn begin_with(&mut self, initial: LeaseTimes) {
-        let is_first = self.list.epoch == 0 && !self.list.voters.is_empty();
-        if !is_first || self.initial_times == Some(initial) || self.voter.granted_term_max() > 0 {
-            return;
-        }
-        (self.configured, self.initial_times) = (initial, Some(initial));
-        self.follow_rules();
-        // Without a disk it may have granted leases in an earlier run, under times that nobody remembers.
-        self.voter.adopt(self.rules, LEASE_TIME_MAX, 0);
-        self.reported.clear();
-        self.deadline = Duration::ZERO;
-    }
-
     /// Whether what was asked for is so, and no change is under way.
     fn is_in_force(&self, ask: &Ask) -> bool {
         let is_so = match ask {
@@ -234,24 +223,20 @@ impl Elections {
         self.promised_max() * 10 / 9
     }
 
-    /// Works out what depends on the list and on the configured times.
-    fn follow_rules(&mut self) {
-        self.rules = VoterRules::new(self.configured, &self.list);
-        self.lease = self.lease_configured.min(self.rules.lease_time_max);
-        if !self.controls.has(Control::VotersDiffer) {
-            self.rules_hash = self.rules.rules_hash();
-        }
-    }
-
     /// From now on this list is in force here.
     fn adopt(&mut self, now: Time, list: VoterList) {
         let has_decided =
             self.change.take().is_some_and(|change| matches!(change.stage, ChangeStage::Accepting(_)));
         self.reseat(now, &list);
+        let (is_decided, promised_before) = (list.follows(&self.list), self.promised_max());
         self.list = list;
         self.quorum = VoterSets::new(&self.list);
         self.follow_rules();
         self.voter.adopt(self.rules, self.promised_max(), self.list.term_floor);
+        if !is_decided && self.list.has(&self.name) && !self.controls.has(Control::ForcedAtOnce) {
+            let over = now.mono + self.joint_time().max(promised_before * 10 / 9);
+            self.voter.prolong_quarantine(over);
+        }
         self.ballots = Ballots::default();
         self.reported.clear();
         let preparing = self.preparing(now);

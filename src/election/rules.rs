@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Elections;
 use super::voter_list::{Ballots, VoterList};
 use crate::config::{LEASE_TIME_MAX, LeaseTimes};
+use crate::controls::Control;
 use crate::form;
 use crate::settings_record::{read_times, write_times};
 use crate::store::digest::fingerprint;
@@ -80,6 +81,31 @@ impl Elections {
     /// as it is.
     pub(crate) fn stop_voting(&mut self) {
         self.voter.is_memo_unread = true;
+    }
+
+    /// Replaces the configured times, which may differ from node to node, by those that were set while nobody was a
+    /// voter. A voter that has granted a lease keeps the times under which it did: those change only in the two steps
+    /// of a change.
+    pub(super) fn begin_with(&mut self, initial: LeaseTimes) {
+        let is_first = self.list.epoch == 0 && !self.list.voters.is_empty();
+        if !is_first || self.initial_times == Some(initial) || self.voter.granted_term_max() > 0 {
+            return;
+        }
+        (self.configured, self.initial_times) = (initial, Some(initial));
+        self.follow_rules();
+        // Without a disk it may have granted leases in an earlier run, under times that nobody remembers.
+        self.voter.adopt(self.rules, LEASE_TIME_MAX, 0);
+        self.reported.clear();
+        self.deadline = Duration::ZERO;
+    }
+
+    /// Works out what depends on the list and on the configured times.
+    pub(super) fn follow_rules(&mut self) {
+        self.rules = VoterRules::new(self.configured, &self.list);
+        self.lease = self.lease_configured.min(self.rules.lease_time_max);
+        if !self.controls.has(Control::VotersDiffer) {
+            self.rules_hash = self.rules.rules_hash();
+        }
     }
 }
 

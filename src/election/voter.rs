@@ -30,7 +30,7 @@ const FORGET_TIME: Duration = Duration::from_secs(30);
 /// The promises of this node as a voter, and what it needs to judge requests.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Voter {
-    /// When the quarantine after the start ends. `None`: the voter has not seen a clock yet.
+    /// When the quarantine after the start, or after a forced list, ends. `None`: the voter has not seen a clock yet.
     quarantine_until: Option<Duration>,
     /// The disk has failed, so the voter can promise nothing new.
     pub(super) has_disk_failed: bool,
@@ -144,6 +144,12 @@ impl Voter {
         self.rules = rules;
         self.term_floor = self.term_floor.max(term_floor);
         self.granted_term_max = self.granted_term_max.max(term_floor);
+    }
+
+    /// Nothing is granted before this time. Sessions go on: what they hold was granted here.
+    pub(super) fn prolong_quarantine(&mut self, over: Duration) {
+        // A voter that has not seen a clock yet begins with a longer quarantine.
+        self.quarantine_until = self.quarantine_until.map(|until| until.max(over));
     }
 
     /// The greatest term that was granted, for any lease.

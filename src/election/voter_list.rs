@@ -120,6 +120,12 @@ impl VoterList {
         }
     }
 
+    /// Whether this list can be the next step after an earlier one. Otherwise it was forced, or a list between them was
+    /// missed.
+    pub(super) fn follows(&self, earlier: &Self) -> bool {
+        self.epoch == earlier.epoch + 1 && earlier.next.as_ref().is_none_or(|next| *next == self.voters)
+    }
+
     /// A hash of the epoch, the names and the times. At epoch 0 it is that of the names alone.
     pub(super) fn list_hash(&self) -> u64 {
         let named = |names: &[String]| -> Vec<u8> {

@@ -49,7 +49,9 @@ impl Node {
     ///
     /// **This is not safe while a majority of the present voters may still run**: two nodes may then hold one lease.
     /// Stop the present voters first, as far as they run and are not in the new list. Every node takes the list as soon
-    /// as it has reached it.
+    /// as it has reached it. From then on a new voter grants nothing for the greatest
+    /// [`Config::lease_time_max`](crate::Config::lease_time_max) × 10/9: the lost voters may have granted leases that
+    /// last so long. A lease that is held then may end.
     ///
     /// It also gives a cluster that never had any voters its first ones while the nodes run: call it once, on one node.
     /// Two calls with different lists would make two leaders possible.
