@@ -168,6 +168,31 @@ async fn waiting_writers_share_disk_syncs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shorter_interval_counts_for_the_next_write() {
+    let folder = Folder::new();
+    let with = |interval| {
+        let mut config = Config::local();
+        config.durability = Durability::Interval(interval);
+        config
+    };
+    let a = builder("a", &[]).config(with(Duration::from_secs(3_600))).data_dir(&folder.at("a"));
+    let a = a.start().await.unwrap();
+    for round in 0..4 {
+        a.reconfigure(with(Duration::from_secs(3_600))).unwrap();
+        a.put("k", format!("first {round}")).unwrap().durable().await.unwrap();
+        a.reconfigure(with(Duration::from_millis(50))).unwrap();
+        // This takes longer than the thread of the disk needs to find that there is nothing to write.
+        a.snapshot(folder.at("snapshot")).await.unwrap();
+        let last = a.put("k", format!("second {round}")).unwrap();
+        until(|| a.status().store.unwrap().durable == Some(last.revision())).await;
+    }
+    let second = folder.at("second");
+    copy(&folder.at("a"), &second);
+    let copied = start("a", &[], &second).await;
+    assert_eq!(copied.get("k").unwrap().value(), b"second 3");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_belongs_to_one_node_at_a_time() {
     let folder = Folder::new();
     let a = start("a", &[], &folder.0).await;

@@ -162,7 +162,11 @@ impl Follower<'_> {
     fn transaction(&mut self) -> Result<(), Failure> {
         let mut parts: Vec<Persist> = Vec::new();
         while !parts.last().is_some_and(Persist::ends) {
-            let part = self.shared.lock_closed().and_then(|mut core| core.replica.persist());
+            let part = self.shared.lock_closed().and_then(|mut core| {
+                // Also where nothing is to be written: the next write waits for the present interval.
+                self.durability = core.replica.config().durability;
+                core.replica.persist()
+            });
             let Some(part) = part else { return Ok(()) };
             if part.begins() {
                 parts.clear();
@@ -178,7 +182,6 @@ impl Follower<'_> {
 
     fn input(&mut self, input: Input<'_>) {
         let Some(mut core) = self.shared.lock_closed() else { return };
-        self.durability = core.replica.config().durability;
         let now = self.shared.now();
         let has_waiting = core.replica.awaits_disk();
         core.replica.handle(now, input);
