@@ -238,6 +238,24 @@ fn change_that_cannot_be_made_says_why_and_changes_nothing() {
 }
 
 #[test]
+fn repeated_call_waits_for_the_voters_as_well() {
+    let mut sim = cluster(14, 3);
+    let mut settings = present(&sim, 0);
+    settings.lease_time_max = SECOND * 5;
+    sim.node(0).set_cluster_settings(settings).expect("it begins");
+    until(&mut sim, SECOND * 5, |sim| present(sim, 0) == settings);
+    // The record names the times, and no majority can decide them any more.
+    (1..3).for_each(|i| sim.crash(i));
+    sim.node(0).set_cluster_settings(settings).expect("it begins");
+    sim.run_for(CHANGE);
+    assert_ne!(sim.node(0).settings_set(), Some(Ok(())), "the voters do not have them");
+    (1..3).for_each(|i| sim.restart(i));
+    sim.run_for(CHANGE);
+    assert_eq!(set(&mut sim, 0, |_| ()), Ok(()));
+    assert_eq!(sim.node(0).voters().map(|list| list.epoch), Some(2));
+}
+
+#[test]
 fn later_call_for_voters_takes_the_place_of_one_for_settings() {
     let mut sim = cluster(11, 4);
     let before = present(&sim, 0);

@@ -83,6 +83,11 @@ impl Elections {
         self.voter.is_memo_unread = true;
     }
 
+    /// Whether the voters have these times, and no others are to follow.
+    pub(crate) fn has_times(&self, times: LeaseTimes) -> bool {
+        self.list.all_times(self.configured) == [times; 2]
+    }
+
     /// Replaces the configured times, which may differ from node to node, by those that were set while nobody was a
     /// voter. A voter that has granted a lease keeps the times under which it did: those change only in the two steps
     /// of a change.

@@ -101,7 +101,7 @@ impl VoterList {
     }
 
     /// The present times, and those that follow; the same if no change has begun.
-    fn all_times(&self, configured: LeaseTimes) -> [LeaseTimes; 2] {
+    pub(super) fn all_times(&self, configured: LeaseTimes) -> [LeaseTimes; 2] {
         let present = self.times.unwrap_or(configured);
         [present, self.next.as_ref().map_or(present, |_| self.next_times.unwrap_or(configured))]
     }

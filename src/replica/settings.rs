@@ -9,7 +9,7 @@ use std::task::Poll;
 use super::{Output, Replica, ReplicaEvent};
 use crate::config::{ClusterSettings, Config};
 use crate::controls::Control;
-use crate::election::{Ask, StoredTimes};
+use crate::election::{Ask, Elections, StoredTimes};
 use crate::error::{ReconfigureError, SetSettingsError, SetVotersError, SettingsDiffer};
 use crate::membership::{Member, Members};
 use crate::settings_record::{SettingsClaim, SettingsRecord};
@@ -45,7 +45,10 @@ impl Replica {
         self.check_programs(|members| members.without_settings(&[]).next())?;
         let has_voters = self.voters().is_some_and(|list| !list.voters.is_empty());
         let present = self.cluster_settings().present;
-        let changes_times = settings.lease_times() != present.lease_times();
+        // The record is written before the voters have the times.
+        let is_lagging = |election: &Elections| !election.has_times(settings.lease_times());
+        let changes_times = settings.lease_times() != present.lease_times()
+            || has_voters && self.election.as_ref().is_some_and(is_lagging);
         if changes_times && self.election.as_ref().is_some_and(|election| election.lacks_voters(now)) {
             // The voters may have granted leases, and have to decide. To this node they are none.
             return Err(SetVotersError::NoVoters.into());
