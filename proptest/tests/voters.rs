@@ -187,6 +187,20 @@ fn change_that_cannot_be_made_says_why() {
 }
 
 #[test]
+fn call_that_changes_nothing_ends_without_a_majority() {
+    let mut sim = electing(14, 3, 3);
+    (1..3).for_each(|i| sim.crash(i));
+    sim.node(0).set_voters(named(&[0, 1, 2])).expect("it begins");
+    until(&mut sim, CHANGE, |sim| sim.node(0).voters_set().is_some());
+    let missing = SetVotersError::NoMajority { reached: 1, needed: 2 };
+    assert_eq!(sim.node(0).voters_set(), Some(Err(missing)));
+    (1..3).for_each(|i| sim.restart(i));
+    sim.run_for(SECOND);
+    sim.node(0).set_voters(named(&[0, 1, 2])).expect("it begins");
+    until(&mut sim, CHANGE, |sim| sim.node(0).voters_set() == Some(Ok(())));
+}
+
+#[test]
 fn voter_without_disk_is_refused() {
     let mut sim = Sim::new(6).config(short_leases(3)).seeds(&[0]).nodes_with_disk(3).nodes(1);
     sim.run_for(SHORT_QUARANTINE);

@@ -7,7 +7,8 @@
 //!
 //! The question is a [`Request::Prepare`] under the hash of the new list, with the least of all ballots. It promises
 //! nothing. A voter with another list answers [`VoterAnswer::Differs`]; one that has the list answers after its disk
-//! has it, too. The question is repeated until a majority has answered: never end the call before.
+//! has it, too. The question is repeated until a majority has answered: never end the call before. Only a call that has
+//! changed nothing, because what it asks for was in force, ends without a majority: in the time of any call that begins.
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::driver::Adoption;
 use super::messages::{Call, Request, VoterAnswer};
 use super::{ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections};
 use crate::controls::Control;
+use crate::error::SetVotersError;
 use crate::id::RunId;
 use crate::time::{Stamp, Time};
 
@@ -28,11 +30,16 @@ impl Elections {
         let epoch = self.list.epoch;
         let is_begun =
             |stage: &AskedStage| matches!(stage, AskedStage::Adopted(adoption) if adoption.epoch == epoch);
-        if self.asked.as_ref().is_none_or(|asked| is_begun(&asked.stage)) {
+        let Some(Asked { stage, .. }) = self.asked.as_ref().filter(|asked| !is_begun(&asked.stage)) else {
             return;
-        }
+        };
+        let until = match stage {
+            AskedStage::Preparing { until, .. } => Some(*until),
+            AskedStage::Wanted => None,
+            AskedStage::Adopted(adoption) => adoption.until,
+        };
         let (request_id, has_list) = (self.new_request_id(now.mono), vec![false; self.voters.len()]);
-        let adoption = Adoption { epoch, request_id, has_list, act_at: now.mono, tries: 0 };
+        let adoption = Adoption { epoch, request_id, has_list, until, act_at: now.mono, tries: 0 };
         self.asked.iter_mut().for_each(|asked| asked.stage = AskedStage::Adopted(adoption.clone()));
         self.deadline = Duration::ZERO;
     }
@@ -43,6 +50,11 @@ impl Elections {
         if adoption.epoch != self.list.epoch {
             return;
         }
+        if adoption.until.is_some_and(|until| until <= now.mono) {
+            let (reached, needed) = self.quorum.tally(|at| adoption.has_list[at]);
+            return self.end_asked(Err(SetVotersError::NoMajority { reached, needed }));
+        }
+        self.deadline = self.deadline.min(adoption.until.unwrap_or(Duration::MAX));
         if adoption.act_at <= now.mono {
             adoption.act_at = now.mono + (ASK_TIME_MIN * (1 << adoption.tries.min(8))).min(self.lease / 4);
             adoption.tries += 1;

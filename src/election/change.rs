@@ -55,9 +55,7 @@ use super::driver::{Adoption, Change, ChangeAnswer, ChangePeer, ChangeStage};
 use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
 use super::voter::{clock_now, is_possible};
 use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names};
-use super::{
-    ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, quarantine,
-};
+use super::{ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, quarantine};
 use crate::config::{ClusterSettings, LEASE_TIME_MAX, LeaseTimes};
 use crate::controls::Control;
 use crate::error::SetVotersError;

@@ -59,6 +59,8 @@ pub(super) struct Adoption {
     pub(super) request_id: u64,
     /// By seat.
     pub(super) has_list: Vec<bool>,
+    /// When a call that has changed nothing fails. `None`: it has, and the change goes on for as long as it takes.
+    pub(super) until: Option<Duration>,
     pub(super) act_at: Duration,
     pub(super) tries: u32,
 }
