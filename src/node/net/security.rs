@@ -14,8 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, ConnectionError};
@@ -120,7 +120,10 @@ struct State {
 /// ```
 #[derive(Clone)]
 pub struct Security {
+    /// Held only for moments: every handshake takes it.
     state: Arc<Mutex<State>>,
+    /// Held while files are read, so that no call puts files in force that it has read before a later one.
+    reading: Arc<Mutex<()>>,
     changes: watch::Sender<u64>,
 }
 
@@ -174,7 +177,7 @@ impl Security {
         key: impl AsRef<Path>,
     ) -> Result<Self, SecurityError> {
         let paths = [ca.as_ref(), certificate.as_ref(), key.as_ref()].map(Path::to_path_buf);
-        Files::read(paths, None, None).map(|files| Self::new(Credentials::Files(files)))
+        Files::read(paths, None).map(|files| Self::new(Credentials::Files(files)))
     }
 
     /// Also reads revocation lists from a PEM file: a node whose certificate is on them is refused, and its links are
@@ -188,7 +191,7 @@ impl Security {
     /// secret.
     pub fn revoke_by(&self, lists: impl AsRef<Path>) -> Result<(), SecurityError> {
         let path = lists.as_ref().to_path_buf();
-        self.read_again(|files| Files::read(files.paths.clone(), Some(path), files.allowed.clone()))
+        self.read_again(|paths, _| Files::read(paths, Some(path)))
     }
 
     /// From now on only these nodes may connect, and links to others are closed. A later call replaces the names. This
@@ -220,10 +223,7 @@ impl Security {
     /// # Errors
     /// As for [`Security::ca`] and [`Security::revoke_by`].
     pub fn reload(&self) -> Result<(), SecurityError> {
-        self.read_again(|files| {
-            let lists = files.revocations.as_ref().map(|(path, _)| path.clone());
-            Files::read(files.paths.clone(), lists, files.allowed.clone())
-        })
+        self.read_again(Files::read)
     }
 
     /// Accepts peers with this further secret as well. This is the first step of a rotation.
@@ -276,7 +276,7 @@ impl Security {
             controls: Controls::default(),
             configs: Configs::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), changes: watch::Sender::new(0) }
+        Self { state: Arc::new(Mutex::new(state)), reading: Arc::default(), changes: watch::Sender::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -306,13 +306,23 @@ impl Security {
         })
     }
 
+    /// Replaces what the files held. `read` is given the paths of the certificate files and of the revocation lists.
     fn read_again(
         &self,
-        read: impl FnOnce(&Files) -> Result<Files, SecurityError>,
+        read: impl FnOnce([PathBuf; 3], Option<PathBuf>) -> Result<Files, SecurityError>,
     ) -> Result<(), SecurityError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let (paths, lists) = match &self.lock().credentials {
+            Credentials::Files(files) => {
+                (files.paths.clone(), files.revocations.as_ref().map(|(path, _)| path.clone()))
+            }
+            Credentials::Secrets(_) => return Err(SecurityError::NoFiles),
+        };
+        let new = read(paths, lists)?;
         self.change(|credentials| match credentials {
             Credentials::Files(files) => {
-                *files = read(files)?;
+                // The names may have been changed meanwhile.
+                *files = Files { allowed: files.allowed.take(), ..new };
                 Ok(())
             }
             Credentials::Secrets(_) => Err(SecurityError::NoFiles),
@@ -536,5 +546,32 @@ impl Credentials {
         let server = QuicServerConfig::try_from(server)?;
         let server = quinn::ServerConfig::with_crypto(Arc::new(server));
         Ok((quinn::ClientConfig::new(Arc::new(client)), server))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    #[test]
+    fn handshakes_go_on_while_files_are_read() {
+        let files = || Files {
+            paths: Default::default(),
+            chain: Vec::new(),
+            key: PrivateKeyDer::Pkcs8(Vec::new().into()),
+            roots: Vec::new(),
+            revocations: None,
+            allowed: None,
+        };
+        let security = Security::new(Credentials::Files(files()));
+        let read = |_, _| {
+            assert!(security.state.try_lock().is_ok(), "a handshake would wait");
+            security.allow_only(["b"])?;
+            Ok(files())
+        };
+        assert_eq!(security.read_again(read), Ok(()));
+        assert!(security.allows("b") && !security.allows("a"), "the names of before are in force");
     }
 }
