@@ -43,7 +43,8 @@ impl Reading {
 
 /// What was read of the metrics that plans watch, by the key of the plan. It is the runner's own: the next holder of
 /// its lease begins anew, and so does each plan, so that neither a rate nor a missing source stops a plan at the first
-/// reading.
+/// reading. It also begins anew when the node's clock was set back: nothing would be late otherwise until the clock
+/// shows the time of the last reading again.
 #[derive(Debug, Default)]
 pub(crate) struct Readings(BTreeMap<String, OfPlan>);
 
@@ -51,6 +52,8 @@ pub(crate) struct Readings(BTreeMap<String, OfPlan>);
 struct OfPlan {
     /// Of which plan of the flag.
     id: String,
+    /// When this was read last.
+    at_ms: u64,
     by_source: BTreeMap<String, Reading>,
     /// When each source was there last; under `None` when this began. Of a bounded number of sources.
     seen_ms: BTreeMap<Option<String>, u64>,
@@ -111,9 +114,10 @@ impl Readings {
         let threshold = plan.stop_if.as_ref()?;
         let (values, at_ms) = (values_of(store, names, &threshold.metric), now_ms(store));
         let of_plan = self.0.entry(plan_key.to_owned()).or_default();
-        if of_plan.id != plan.id {
+        if of_plan.id != plan.id || at_ms < of_plan.at_ms {
             *of_plan = OfPlan { id: plan.id.clone(), ..OfPlan::default() };
         }
+        of_plan.at_ms = at_ms;
         let rates = match threshold.measure {
             Measure::Value => None,
             Measure::Rate => Some(of_plan.rates(&values, at_ms)),

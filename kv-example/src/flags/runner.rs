@@ -6,13 +6,14 @@
 //!
 //! A node campaigns only while there is a plan to run: without plans there is no traffic for the lease. A holder that
 //! cannot write, because its clock is in doubt, its store or disk is full or the cluster does not keep up with it, must not
-//! keep the lease: it leaves it to another node, which can still take back what a crossed threshold asks for.
+//! keep the lease: it leaves it to another node, which can still take back what a crossed threshold asks for. A doubt
+//! of its clock counts also while there is nothing to write: by a clock that was set back no step is due.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidings::{ElectionError, Leadership, Node, WatchEvent, WriteError};
+use tidings::{ElectionError, Leadership, Node, Status, WatchEvent, WriteError};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Names;
@@ -28,7 +29,7 @@ pub(crate) const ELECTION: &str = "flags-plans";
 const PLANS_MAX: usize = 1_000;
 /// How often plans are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Rounds in a row in which writes of the holder were refused, before it gives up the lease.
+/// Rounds in a row in which the holder could not write, before it gives up the lease.
 const REFUSED_ROUNDS_MAX: u32 = 6;
 /// For how long it leaves the lease to others then. One of them that campaigns has it at once.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -119,6 +120,21 @@ fn is_of_this_node(error: &WriteError) -> bool {
     matches!(error, WriteError::Full { .. } | WriteError::Disk | WriteError::Clock { .. } | WriteError::Busy)
 }
 
+/// Rounds in a row in which the holder could not write.
+#[derive(Debug, Default)]
+struct RefusedRounds(u32);
+
+impl RefusedRounds {
+    /// Counts a round with this refusal. If the holder has to give up the lease: why.
+    fn add(&mut self, refused: Option<WriteError>, status: Option<&Status>) -> Option<WriteError> {
+        // Nothing may have been due by a clock that was set back.
+        let doubt = || Some(WriteError::Clock { off: status?.clock_off? });
+        let refused = refused.or_else(doubt);
+        self.0 = if refused.is_some() { self.0 + 1 } else { 0 };
+        refused.filter(|_| self.0 == REFUSED_ROUNDS_MAX)
+    }
+}
+
 /// Runs all plans while the lease is held and there is something to do. An error: this node could not write for
 /// [`REFUSED_ROUNDS_MAX`] rounds, and has given the lease up.
 async fn hold(
@@ -129,7 +145,7 @@ async fn hold(
     lease: Leadership,
 ) -> Result<(), WriteError> {
     let (mut last_error, mut readings) = (None, Readings::default());
-    let mut refused_rounds = 0;
+    let mut refused_rounds = RefusedRounds::default();
     // The newer the lease, the greater the text.
     let token = format!("{:032x}", lease.token().as_u128());
     while lease.is_valid() && !open.is_empty() {
@@ -163,8 +179,7 @@ async fn hold(
                 }
             }
         }
-        refused_rounds = if refused.is_some() { refused_rounds + 1 } else { 0 };
-        if let Some(error) = refused.filter(|_| refused_rounds == REFUSED_ROUNDS_MAX) {
+        if let Some(error) = refused_rounds.add(refused, node.status().store.as_ref()) {
             lease.resign().await;
             return Err(error);
         }
@@ -181,5 +196,42 @@ async fn report(node: Node, open: OpenPlans, prefix: String, render: fn() -> Str
         ticks.tick().await;
         // What could not be reported now is reported the next time.
         _ = reports.refresh(&node, Names(&prefix), open.metrics(), render);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings::sim::Sim;
+
+    use super::*;
+
+    #[test]
+    fn holder_whose_clock_was_set_back_gives_up_its_lease() {
+        let mut sim = Sim::new(1).nodes(3);
+        let given_up = |sim: &mut Sim| {
+            sim.run_for(Duration::from_secs(60));
+            let (mut rounds, status) = (RefusedRounds::default(), sim.node(0).status());
+            (1..=20).find_map(|round| Some((round, rounds.add(None, Some(&status))?)))
+        };
+        assert_eq!(given_up(&mut sim), None, "the control");
+        sim.skew(0, -3_600_000);
+        let (round, error) = given_up(&mut sim).unwrap();
+        assert!(matches!(error, WriteError::Clock { .. }), "{error}");
+        assert_eq!(round, REFUSED_ROUNDS_MAX);
+        sim.skew(0, 0);
+        assert_eq!(given_up(&mut sim), None, "its clock is right again");
+    }
+
+    #[test]
+    fn only_refused_rounds_in_a_row_count() {
+        let mut rounds = RefusedRounds::default();
+        for refused in 1..REFUSED_ROUNDS_MAX {
+            assert_eq!(rounds.add(Some(WriteError::Busy), None), None, "{refused}");
+        }
+        assert_eq!(rounds.add(None, None), None);
+        for refused in 1..REFUSED_ROUNDS_MAX {
+            assert_eq!(rounds.add(Some(WriteError::Busy), None), None, "{refused}");
+        }
+        assert_eq!(rounds.add(Some(WriteError::Disk), None), Some(WriteError::Disk));
     }
 }

@@ -378,6 +378,21 @@ fn rate_above_its_limit_stops_at_the_second_reading() {
 }
 
 #[test]
+fn readings_begin_anew_when_the_clock_is_set_back() {
+    let mut node = Watched::new(OnStop::Hold);
+    let entry = node.sim.node(0).get("flags-plans/s/a").unwrap();
+    let plan = Plan { base: Some(flag()), stop_if_missing: true, ..Plan::of_entry(&entry).unwrap() };
+    for set_back_ms in [0, 3_600_000] {
+        node.sim.skew(0, -set_back_ms);
+        let told = [0, MISSING_MS_MIN - 1, 1].map(|after_ms| {
+            node.sim.run_for(Duration::from_millis(after_ms));
+            node.readings.crossed(&node.sim.node(0), NAMES, "flags-plans/s/a", &plan)
+        });
+        assert_eq!(told, [None, None, Some("nobody reports errors".to_owned())], "{set_back_ms}");
+    }
+}
+
+#[test]
 fn counter_that_went_down_counts_from_zero() {
     for (after, expected) in [(10.0, State::Running), (11.0, State::Stopped)] {
         let mut node = Watched::new(OnStop::Hold);
