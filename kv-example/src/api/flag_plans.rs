@@ -238,6 +238,7 @@ async fn act(
         key: names.plan(&set, &flag),
         value: Some(plan.value()),
         only_if: Some(OnlyIf::Revision(entry.revision())),
+        ttl: None,
     };
     let note = match (&definition, &made_up) {
         (Some(_), _) => "a plan was rolled back",

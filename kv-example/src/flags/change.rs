@@ -2,8 +2,10 @@
 //!
 //! Invariants: a definition that is malformed, or that flagd's schema does not allow, is never written. A flag and its
 //! history change in one batch or not at all. A history that two sides of a partition wrote keeps the items of both.
+//! The plan of a flag that is deleted ends in the same batch: it must not change the next flag of that name.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -11,6 +13,7 @@ use tidings::{Entry, OnlyIf, PutOptions, Store, WriteBatch, WriteError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::plan::Plan;
 use super::{Names, SET_METADATA, SHARED_RULES, now_ms};
 use crate::schema::Fault;
 
@@ -19,6 +22,8 @@ pub(crate) const HISTORY_ITEMS_MAX: usize = 20;
 const HISTORY_BYTES_MAX: usize = 256 << 10;
 /// The largest definition: a history has to hold it.
 pub(crate) const DEFINITION_BYTES_MAX: usize = 128 << 10;
+/// For how long the history and the plan of a deleted flag are kept.
+pub(crate) const DELETED_TTL: Duration = Duration::from_secs(90 * 86_400);
 /// Characters of a note, and of the name of an author.
 const NOTE_CHARS_MAX: usize = 500;
 /// Flags that are named when other shared rules would break them.
@@ -66,6 +71,8 @@ pub(crate) struct Write {
     /// `None` deletes it.
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) only_if: Option<OnlyIf>,
+    /// A value that is put expires after this time.
+    pub(crate) ttl: Option<Duration>,
 }
 
 /// What is wrong with a definition, on its own and with the shared rules that it refers to.
@@ -141,7 +148,8 @@ pub(crate) fn time_text(ms: u64) -> String {
     time.format(&Rfc3339).unwrap_or_default()
 }
 
-/// Writes changes of one set, their histories and `more` in one batch, or nothing. The definitions were checked.
+/// Writes changes of one set, their histories, the ends of the plans of deleted flags and `more` in one batch, or
+/// nothing. The definitions were checked.
 pub(crate) fn commit<S: Store>(
     store: &S,
     names: Names<'_>,
@@ -157,11 +165,13 @@ pub(crate) fn commit<S: Store>(
     let mut attempts_left = ATTEMPTS_MAX;
     loop {
         let histories = changes.iter().map(|change| history_write(store, names, set, change, author));
-        let batch = histories.fold(store.batch(), |batch, write| added(batch, &write));
+        let plans = changes.iter().filter_map(|change| plan_write(store, names, set, change, author));
+        let batch = histories.chain(plans).fold(store.batch(), |batch, write| added(batch, &write));
         let batch = own.iter().fold(batch, added);
         attempts_left -= 1;
         match batch.commit() {
-            // A condition of the caller fails for good, one of a history means that another request was faster.
+            // A condition of the caller fails for good; that of a history or of the plan of a deleted flag means that
+            // another request or a step was faster.
             Err(WriteError::Condition { .. })
                 if attempts_left > 0 && own.iter().all(|write| holds(store, write)) => {}
             done => return done,
@@ -174,6 +184,7 @@ fn own_write(names: Names<'_>, set: &str, change: &Change) -> Write {
         key: names.flag(set, &change.flag),
         value: change.definition.as_ref().map(|definition| definition.to_string().into_bytes()),
         only_if: change.only_if,
+        ttl: None,
     }
 }
 
@@ -181,7 +192,32 @@ fn own_write(names: Names<'_>, set: &str, change: &Change) -> Write {
 fn day_write(store: &impl Store, names: Names<'_>, set: &str, change: &Change) -> Option<Write> {
     let key = names.usage_day(set, &change.flag);
     let is_due = change.definition.is_none() && store.get(&key).is_some();
-    is_due.then_some(Write { key, value: None, only_if: None })
+    is_due.then_some(Write { key, value: None, only_if: None, ttl: None })
+}
+
+/// A flag that is deleted ends its plan. One that no program understands is deleted with it.
+fn plan_write(
+    store: &impl Store,
+    names: Names<'_>,
+    set: &str,
+    change: &Change,
+    author: &Author,
+) -> Option<Write> {
+    let key = names.plan(set, &change.flag);
+    let entry = store.get(&key).filter(|_| change.definition.is_none())?;
+    let only_if = Some(OnlyIf::Revision(entry.revision()));
+    let value = Plan::without_flag(&entry, &author.by).map(|plan| plan.value());
+    Some(Write { key, value, only_if, ttl: Some(DELETED_TTL) })
+}
+
+/// The note of a change: of a delete also that it ends a plan.
+fn note_of(store: &impl Store, names: Names<'_>, set: &str, change: &Change, note: &str) -> String {
+    let plan = store.get(&names.plan(set, &change.flag)).as_ref().and_then(Plan::of_entry);
+    if change.definition.is_some() || !plan.is_some_and(|plan| plan.state.is_open()) {
+        return note.to_owned();
+    }
+    let parts = [note, "its plan was cancelled"].into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 /// The history with one item more.
@@ -190,7 +226,8 @@ fn history_write(store: &impl Store, names: Names<'_>, set: &str, change: &Chang
     let entry = store.get(&key);
     let only_if = entry.as_ref().map_or(OnlyIf::Absent, |entry| OnlyIf::Revision(entry.revision()));
     let mut items = history(entry.as_ref());
-    let Author { by, note } = author.clone();
+    let (by, note) = (author.by.clone(), note_of(store, names, set, change, &author.note));
+    let ttl = change.definition.is_none().then_some(DELETED_TTL);
     let definition = change.definition.clone().unwrap_or_default();
     items.insert(0, Past { time: time_text(now_ms(store)), by, note, definition });
     items.truncate(HISTORY_ITEMS_MAX);
@@ -199,13 +236,16 @@ fn history_write(store: &impl Store, names: Names<'_>, set: &str, change: &Chang
         items.pop();
         value = serde_json::to_vec(&items).expect("it consists of texts and JSON");
     }
-    Write { key, value: Some(value), only_if: Some(only_if) }
+    Write { key, value: Some(value), only_if: Some(only_if), ttl }
 }
 
 fn added<S: Store>(batch: WriteBatch<S>, write: &Write) -> WriteBatch<S> {
     match (&write.value, write.only_if) {
-        (Some(value), Some(only_if)) => batch.put_with(&write.key, value, PutOptions::new().only_if(only_if)),
-        (Some(value), None) => batch.put(&write.key, value),
+        (Some(value), only_if) => {
+            let options = write.ttl.map_or(PutOptions::new(), |ttl| PutOptions::new().ttl(ttl));
+            let options = only_if.map_or(options, |only_if| options.only_if(only_if));
+            batch.put_with(&write.key, value, options)
+        }
         (None, Some(only_if)) => batch.delete_if(&write.key, only_if),
         (None, None) => batch.delete(&write.key),
     }

@@ -22,8 +22,11 @@ pub(crate) const SOURCES_MAX: usize = 1_000;
 pub(crate) const RATE_MS_MIN: u64 = 5_000;
 
 /// A metric, or one of its sources, is missing once nobody has reported it for so long: failure of a node is noticed
-/// within seconds, and so is that it was not one.
+/// within seconds, and so is that it was not one. The flag of a plan is missing as late.
 pub(crate) const MISSING_MS_MIN: u64 = 10_000;
+
+/// Why a plan that has not begun stops without its flag: the next flag of that name is another one.
+const FLAG_DELETED: &str = "the flag was deleted";
 
 /// What a counter was when it was read.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +57,8 @@ struct OfPlan {
     id: String,
     /// When this was read last.
     at_ms: u64,
+    /// When its flag was there last; or when this began.
+    flag_ms: u64,
     by_source: BTreeMap<String, Reading>,
     /// When each source was there last; under `None` when this began. Of a bounded number of sources.
     seen_ms: BTreeMap<Option<String>, u64>,
@@ -103,21 +108,30 @@ impl OfPlan {
 }
 
 impl Readings {
-    /// What stops a plan: what is over its threshold, or missing if that is to stop it, too.
+    /// What stops a plan: what is over its threshold, or missing if that is to stop it, too; or that its flag was deleted
+    /// before it began. Where the plan arrives before the flag, the latter may still come.
     pub(crate) fn crossed(
         &mut self,
         store: &impl Store,
         names: Names<'_>,
-        plan_key: &str,
+        set: &str,
+        flag: &str,
         plan: &Plan,
     ) -> Option<String> {
-        let threshold = plan.stop_if.as_ref()?;
-        let (values, at_ms) = (values_of(store, names, &threshold.metric), now_ms(store));
-        let of_plan = self.0.entry(plan_key.to_owned()).or_default();
+        let at_ms = now_ms(store);
+        let of_plan = self.0.entry(names.plan(set, flag)).or_default();
         if of_plan.id != plan.id || at_ms < of_plan.at_ms {
-            *of_plan = OfPlan { id: plan.id.clone(), ..OfPlan::default() };
+            *of_plan = OfPlan { id: plan.id.clone(), flag_ms: at_ms, ..OfPlan::default() };
         }
         of_plan.at_ms = at_ms;
+        // Once it has begun, any other definition stops it.
+        if plan.base.is_some() || store.get(&names.flag(set, flag)).is_some() {
+            of_plan.flag_ms = at_ms;
+        } else if at_ms >= of_plan.flag_ms.saturating_add(MISSING_MS_MIN) {
+            return Some(FLAG_DELETED.to_owned());
+        }
+        let threshold = plan.stop_if.as_ref()?;
+        let values = values_of(store, names, &threshold.metric);
         let rates = match threshold.measure {
             Measure::Value => None,
             Measure::Rate => Some(of_plan.rates(&values, at_ms)),

@@ -172,6 +172,17 @@ impl Plan {
         Some(now_ms.saturating_add(wait_ms))
     }
 
+    /// What becomes of the plan when its flag is deleted.
+    pub(crate) fn without_flag(entry: &Entry, by: &str) -> Option<Self> {
+        let (plan, _) = settled(&versions(entry), &FlagSeen::default())?;
+        let is_open = plan.state.is_open();
+        Some(if is_open {
+            plan.ended(State::Cancelled, format!("the flag was deleted by {by}"))
+        } else {
+            plan
+        })
+    }
+
     fn ended(&self, state: State, reason: impl Into<String>) -> Self {
         Self { state, reason: reason.into(), ..self.clone() }
     }
@@ -362,6 +373,7 @@ pub(crate) fn run<S: Store>(
         key: plan_key,
         value: Some(decision.plan.value()),
         only_if: Some(OnlyIf::Revision(plan_entry.revision())),
+        ttl: None,
     };
     match write(store, names, set, flag, flag_entry.as_ref(), &decision, &plan) {
         Ok(_) => Ok(Some(decision)),

@@ -162,7 +162,7 @@ async fn hold(
             if !lease.is_valid() {
                 return Ok(());
             }
-            let crossed = |plan: &Plan| readings.crossed(node, names, &key, plan);
+            let crossed = |plan: &Plan| readings.crossed(node, names, set, flag, plan);
             // Members write plans and definitions: a step may take a while, in which other tasks go on.
             let ran = tokio::task::block_in_place(|| plan::run(node, names, set, flag, crossed, &token));
             match ran {
@@ -209,7 +209,7 @@ mod tests {
     fn holder_whose_clock_was_set_back_gives_up_its_lease() {
         let mut sim = Sim::new(1).nodes(3);
         let given_up = |sim: &mut Sim| {
-            sim.run_for(Duration::from_secs(60));
+            sim.run_for(Duration::from_secs(10));
             let (mut rounds, status) = (RefusedRounds::default(), sim.node(0).status());
             (1..=20).find_map(|round| Some((round, rounds.add(None, Some(&status))?)))
         };

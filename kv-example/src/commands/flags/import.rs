@@ -15,9 +15,9 @@ use crate::table;
 
 /// The largest file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// Changes of one step: with its history and the day of its last evaluation each is up to three writes, and a batch of the
-/// library has at most 65,536.
-const STEP_CHANGES_MAX: usize = 20_000;
+/// Changes of one step: with its history, its plan and the day of its last evaluation each is up to four writes, and a
+/// batch of the library has at most 65,536.
+const STEP_CHANGES_MAX: usize = 16_000;
 /// Bytes of the definitions of one step, below what a node takes in one request.
 const STEP_BYTES_MAX: usize = 16 << 20;
 /// Characters of a definition on a line.

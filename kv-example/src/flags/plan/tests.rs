@@ -10,6 +10,7 @@ use tidings::sim::Sim;
 use super::*;
 use crate::flags::edit::Rollout;
 use crate::flags::metrics::{MISSING_MS_MIN, RATE_MS_MIN, Readings};
+use crate::flags::now_ms;
 
 const NAMES: Names<'_> = Names("flags/");
 const WAIT_MS: u64 = 1_000;
@@ -245,13 +246,80 @@ fn step_that_cannot_be_taken_stops_a_plan() {
     assert_eq!(decide(&[plan(&[5.0])], &split, None, 0, "1").unwrap().plan.state, State::Stopped);
 }
 
+/// What a change by a program or a person makes of the flag; `None` deletes it.
+fn change_flag(node: &impl Store, definition: Option<Value>) {
+    let change = Change { flag: "a".to_owned(), definition, only_if: None };
+    change::commit(node, NAMES, "s", &[change], &Author::new("ann", "old"), None).unwrap();
+}
+
+#[test]
+fn deleting_a_flag_cancels_its_plan() {
+    for steps in [0, 1] {
+        let sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        let expires = |key: &str| node.get(key).unwrap().expires_at();
+        let (plan, definition) = begun(&Plan { next_ms: u64::MAX, ..plan(&[5.0, 25.0]) }, steps);
+        change_flag(&node, Some(definition));
+        node.put("flags-plans/s/a", plan.value()).unwrap();
+        change_flag(&node, None);
+        let ended = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
+        assert_eq!((ended.state, &ended.reason[..]), (State::Cancelled, "the flag was deleted by ann"));
+        let past = change::history(node.get("flags-history/s/a").as_ref());
+        assert_eq!((&past[0].note[..], &past[1].note[..]), ("old; its plan was cancelled", "old"));
+        let later = Some(node.now() + change::DELETED_TTL);
+        assert_eq!((expires("flags-plans/s/a"), expires("flags-history/s/a")), (later, later));
+        // The next flag of the name is left alone, and keeps the history.
+        change_flag(&node, Some(flag()));
+        assert!(!run_on(&node, "1"));
+        assert_eq!(node.get("flags/s/a").as_ref().and_then(change::definition_of), Some(flag()));
+        assert_eq!((expires("flags-plans/s/a"), expires("flags-history/s/a")), (later, None));
+    }
+}
+
+#[test]
+fn plan_that_no_program_understands_is_deleted_with_its_flag() {
+    let sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    for name in ["a", "b"] {
+        node.put(format!("flags-plans/s/{name}"), b"{}").unwrap();
+    }
+    change_flag(&node, Some(flag()));
+    assert!(node.get("flags-plans/s/a").is_some(), "the control");
+    change_flag(&node, None);
+    assert!(node.get("flags-plans/s/a").is_none() && node.get("flags-plans/s/b").is_some());
+}
+
+#[test]
+fn key_deleted_for_10_s_stops_a_plan_that_has_not_begun() {
+    for (gone_ms, expected) in [(MISSING_MS_MIN - 1, State::Done), (MISSING_MS_MIN, State::Stopped)] {
+        let mut sim = Sim::new(1).nodes(1);
+        let (node, mut readings) = (sim.node(0), Readings::default());
+        let later = now_ms(&node) + 60_000;
+        let plan = Plan { next_ms: later, ..plan(&[5.0]) };
+        node.put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        node.put("flags-plans/s/a", plan.value()).unwrap();
+        assert!(!run_with(&mut readings, &node, "1"));
+        node.delete("flags/s/a").unwrap();
+        assert!(!run_with(&mut readings, &node, "1"), "it may be on its way");
+        sim.run_for(Duration::from_millis(gone_ms));
+        let node = sim.node(0);
+        run_with(&mut readings, &node, "1");
+        node.put("flags/s/a", flag().to_string().as_bytes()).unwrap();
+        sim.run_for(Duration::from_secs(60));
+        let node = sim.node(0);
+        run_with(&mut readings, &node, "1");
+        let plan = Plan::of_entry(&node.get("flags-plans/s/a").unwrap()).unwrap();
+        assert_eq!(plan.state, expected, "{gone_ms}: {}", plan.reason);
+    }
+}
+
 /// Both nodes run the plan at once, as holders of leases never do, the second one under the greater token.
 fn run_on(node: &impl Store, token: &str) -> bool {
     run_with(&mut Readings::default(), node, token)
 }
 
 fn run_with(readings: &mut Readings, node: &impl Store, token: &str) -> bool {
-    let crossed = |plan: &Plan| readings.crossed(node, NAMES, "flags-plans/s/a", plan);
+    let crossed = |plan: &Plan| readings.crossed(node, NAMES, "s", "a", plan);
     run(node, NAMES, "s", "a", crossed, token).unwrap().is_some()
 }
 
@@ -303,7 +371,12 @@ fn second_run_at_the_same_time_takes_no_second_step() {
     let decision =
         decide(&versions(&entry), &FlagSeen::of_entry(flag_entry.as_ref()), None, u64::MAX, "1").unwrap();
     let once = |only_if| {
-        let write = Write { key: "flags-plans/s/a".to_owned(), value: Some(decision.plan.value()), only_if };
+        let write = Write {
+            key: "flags-plans/s/a".to_owned(),
+            value: Some(decision.plan.value()),
+            only_if,
+            ttl: None,
+        };
         super::write(&node, NAMES, "s", "a", flag_entry.as_ref(), &decision, &write)
     };
     let condition = Some(OnlyIf::Revision(entry.revision()));
@@ -386,7 +459,7 @@ fn readings_begin_anew_when_the_clock_is_set_back() {
         node.sim.skew(0, -set_back_ms);
         let told = [0, MISSING_MS_MIN - 1, 1].map(|after_ms| {
             node.sim.run_for(Duration::from_millis(after_ms));
-            node.readings.crossed(&node.sim.node(0), NAMES, "flags-plans/s/a", &plan)
+            node.readings.crossed(&node.sim.node(0), NAMES, "s", "a", &plan)
         });
         assert_eq!(told, [None, None, Some("nobody reports errors".to_owned())], "{set_back_ms}");
     }
