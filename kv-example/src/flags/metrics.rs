@@ -4,7 +4,9 @@
 //! process that reported them. Each node of this program reports those of its own `/metrics` that a running plan names,
 //! under its name. A metric that nobody reports stops a plan only if the plan says so ([`MISSING_MS_MIN`]).
 //!
-//! Rates are made by the runner, of two readings of one source: sources report counters as they are.
+//! Rates are made by the runner, of two reports of one source and the times of their stamps: sources report counters as
+//! they are, each as often as it likes. Until a source reports again nothing is known of its rate, so that one whose
+//! counter stands still has to report it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,8 +19,8 @@ use super::{Names, now_ms};
 
 /// Sources that are looked at, of each metric.
 pub(crate) const SOURCES_MAX: usize = 1_000;
-/// The least time between two readings that make a rate. Nodes report once a second, so that in a shorter time a
-/// counter that grows evenly would seem to stand still and to leap.
+/// The least time between two reports that make a rate: in a shorter one a counter that grows evenly may leap. A node
+/// reports a value that stands still again after this time.
 pub(crate) const RATE_MS_MIN: u64 = 5_000;
 
 /// A metric, or one of its sources, is missing once nobody has reported it for so long: failure of a node is noticed
@@ -28,15 +30,16 @@ pub(crate) const MISSING_MS_MIN: u64 = 10_000;
 /// Why a plan that has not begun stops without its flag: the next flag of that name is another one.
 const FLAG_DELETED: &str = "the flag was deleted";
 
-/// What a counter was when it was read.
+/// What a source has reported.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     value: f64,
+    /// When it was reported, by its stamp.
     at_ms: u64,
 }
 
 impl Reading {
-    /// By how much the counter has grown in a second since another reading. One that went down was started anew, and
+    /// By how much the counter has grown in a second since an earlier reading. One that went down was started anew, and
     /// has counted from zero since.
     fn rate_since(self, before: Self) -> f64 {
         let grown = if self.value < before.value { self.value } else { self.value - before.value };
@@ -66,25 +69,26 @@ struct OfPlan {
 
 impl OfPlan {
     /// The rates since the readings before, of sources that have one. Sources that are gone are forgotten.
-    fn rates(&mut self, values: &[(String, f64)], at_ms: u64) -> Vec<(String, f64)> {
+    fn rates(&mut self, values: &[(String, Reading)]) -> Vec<(String, f64)> {
         let before = std::mem::take(&mut self.by_source);
         let mut rates = Vec::new();
-        for (source, value) in values {
-            let mut reading = Reading { value: *value, at_ms };
-            if let Some(before) = before.get(source) {
-                if at_ms < before.at_ms.saturating_add(RATE_MS_MIN) {
-                    reading = *before;
-                } else {
+        for (source, reading) in values {
+            let kept = match before.get(source) {
+                Some(before) if reading.at_ms >= before.at_ms.saturating_add(RATE_MS_MIN) => {
                     rates.push((source.clone(), reading.rate_since(*before)));
+                    reading
                 }
-            }
-            self.by_source.insert(source.clone(), reading);
+                Some(before) if reading.at_ms >= before.at_ms => before,
+                // It is new, or reported by another clock, which is behind.
+                _ => reading,
+            };
+            self.by_source.insert(source.clone(), *kept);
         }
         rates
     }
 
     /// What is missing of a metric, if something is: all of it, or a source that was there.
-    fn missing(&mut self, metric: &str, values: &[(String, f64)], at_ms: u64) -> Option<String> {
+    fn missing(&mut self, metric: &str, values: &[(String, Reading)], at_ms: u64) -> Option<String> {
         self.seen_ms.entry(None).or_insert(at_ms);
         for (source, _) in values {
             let source = Some(source.clone());
@@ -108,8 +112,8 @@ impl OfPlan {
 }
 
 impl Readings {
-    /// What stops a plan: what is over its threshold, or missing if that is to stop it, too; or that its flag was deleted
-    /// before it began. Where the plan arrives before the flag, the latter may still come.
+    /// What stops a plan: what is over its threshold, or missing if that is to stop it, too; or that its flag was
+    /// deleted before it began. Where the plan arrives before the flag, the latter may still come.
     pub(crate) fn crossed(
         &mut self,
         store: &impl Store,
@@ -132,11 +136,10 @@ impl Readings {
         }
         let threshold = plan.stop_if.as_ref()?;
         let values = values_of(store, names, &threshold.metric);
-        let rates = match threshold.measure {
-            Measure::Value => None,
-            Measure::Rate => Some(of_plan.rates(&values, at_ms)),
+        let measured = match threshold.measure {
+            Measure::Value => values.iter().map(|(source, read)| (source.clone(), read.value)).collect(),
+            Measure::Rate => of_plan.rates(&values),
         };
-        let measured = rates.as_ref().unwrap_or(&values);
         let over = measured.iter().find(|(_, value)| threshold.is_crossed_by(*value));
         let told = over.map(|(source, value)| {
             let (measured, limit) = (threshold.measured(), threshold.limit);
@@ -154,12 +157,13 @@ impl Readings {
 }
 
 /// The values of a metric by their sources. What is no number is left out.
-fn values_of(store: &impl Store, names: Names<'_>, metric: &str) -> Vec<(String, f64)> {
+fn values_of(store: &impl Store, names: Names<'_>, metric: &str) -> Vec<(String, Reading)> {
     let prefix = names.metric(metric);
     let rows = store.scan_page(&prefix, None, SOURCES_MAX);
     let value = |entry: &tidings::Entry| {
-        let value: f64 = serde_json::from_slice(entry.value()).ok()?;
-        Some((entry.key()[prefix.len()..].to_owned(), value))
+        let value = serde_json::from_slice(entry.value()).ok()?;
+        let reading = Reading { value, at_ms: entry.stamp().wall_ms() };
+        Some((entry.key()[prefix.len()..].to_owned(), reading))
     };
     rows.iter().filter_map(value).collect()
 }
@@ -216,7 +220,11 @@ impl Reports {
         for metric in watched {
             let Some(value) = value(&text, &metric) else { continue };
             let (key, value) = (key(&metric), value.to_string());
-            if store.get(&key).is_none_or(|entry| entry.value() != value.as_bytes()) {
+            let is_due = |entry: tidings::Entry| {
+                let is_old = now_ms(store).abs_diff(entry.stamp().wall_ms()) >= RATE_MS_MIN;
+                is_old || entry.value() != value.as_bytes()
+            };
+            if store.get(&key).is_none_or(is_due) {
                 store.put_with(&key, value.as_bytes(), PutOptions::new().ephemeral())?;
             }
             self.0.insert(metric);
@@ -227,7 +235,23 @@ impl Reports {
 
 #[cfg(test)]
 mod tests {
+    use tidings::sim::Sim;
+
     use super::*;
+
+    #[test]
+    fn value_that_stands_still_is_reported_every_5_s() {
+        let mut sim = Sim::new(1).nodes(1);
+        let (node, mut reports) = (sim.node(0), Reports::default());
+        let mut stamps = std::collections::BTreeSet::new();
+        for _ in 0..60 {
+            let watched = BTreeSet::from(["errors".to_owned()]);
+            reports.refresh(&node, Names("flags/"), watched, || "errors 7\n".to_owned()).unwrap();
+            stamps.insert(node.get(format!("flags-metrics/errors/{}", node.name())).unwrap().stamp());
+            sim.run_for(Duration::from_secs(1));
+        }
+        assert_eq!(stamps.len(), 60 / 5);
+    }
 
     #[test]
     fn counters_are_added_up_and_of_gauges_the_greatest_counts() {

@@ -19,8 +19,9 @@ a metric is above or below a number on any node that is reached: a value under f
 
 Conditions of --stop-if:
   'queue_length > 100'        the value of the metric: for gauges, which go up and down
-  'rate(errors_total) > 0.5'  its increase in a second, from one reading to the next, at least 5 s later: for counters,
-                              which only grow. A counter that went down was started anew, and counts from zero.
+  'rate(errors_total) > 0.5'  its increase in a second, from one report of a source to the next, at least 5 s later: for
+                              counters, which only grow. A counter that went down was started anew, and counts from
+                              zero. One that stands still has to be reported again.
   'success_ratio < 0.99'      below instead of above, also of a rate
 With --stop-if-missing the plan stops as well when nobody reports the metric, or when a source that did so since the plan
 is run has not reported it for 10 s: so does an application that crashes with the new variant. Sources that end in order

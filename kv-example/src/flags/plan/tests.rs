@@ -451,6 +451,31 @@ fn rate_above_its_limit_stops_at_the_second_reading() {
 }
 
 #[test]
+fn rate_is_over_the_time_between_reports() {
+    // Every 30 s, by how much in all.
+    for (stop_if, grown, expected) in [
+        ("rate(errors) > 0.5", 6.0, State::Running),
+        ("rate(errors) > 0.5", 16.0, State::Stopped),
+        ("rate(errors) < 1", 300.0, State::Running),
+        ("rate(errors) < 1", 29.0, State::Stopped),
+    ] {
+        let mut node = Watched::new(OnStop::Hold);
+        let entry = node.sim.node(0).get("flags-plans/s/a").unwrap();
+        let plan = Plan { stop_if: stop_if.parse().ok(), ..Plan::of_entry(&entry).unwrap() };
+        node.sim.node(0).put("flags-plans/s/a", plan.value()).unwrap();
+        let mut told = State::Running;
+        for second in 0_u32..=90 {
+            let total = f64::from(second / 30) * grown;
+            let reported = [("app", total)];
+            let reported = if second % 30 == 0 { &reported[..] } else { &[] };
+            told = node.reads(1_000, reported).0;
+            assert!(second < 30 || told == expected, "{stop_if} of {grown} at {second}");
+        }
+        assert_eq!(told, expected, "{stop_if} of {grown}");
+    }
+}
+
+#[test]
 fn readings_begin_anew_when_the_clock_is_set_back() {
     let mut node = Watched::new(OnStop::Hold);
     let entry = node.sim.node(0).get("flags-plans/s/a").unwrap();
