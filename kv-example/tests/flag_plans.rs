@@ -310,6 +310,45 @@ fn hand_stops_pauses_and_rolls_back() {
 }
 
 #[test]
+fn plans_take_a_stamp_and_a_note() {
+    let node = serve("a", &[], &["--voter", "a"]);
+    for flag in ["checkout", "back"] {
+        node.line(&["flags", "create", flag]);
+    }
+    let shown = || json_of(&node.run(&["flags", "show", "checkout", "--json"]));
+    let stale = shown()["stamp"].as_str().unwrap().to_owned();
+    node.line(&["flags", "set-default", "checkout", "on"]);
+    let now = shown()["stamp"].as_str().unwrap().to_owned();
+    let start = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5", "--wait", "1h"];
+    let start = [&start[..], &["--at", "+1h"]].concat();
+    let with = |words: &[&str], stamp: &str| node.run(&[words, &["--if-stamp", stamp]].concat());
+    let is_refused = |words: &[&str]| {
+        let refused = with(words, &stale);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(4) && said.contains("by somebody else"), "{words:?}: {said}");
+    };
+    is_refused(&start);
+    is_refused(&["flags", "disable", "checkout", "--at", "+1h"]);
+    assert_eq!(plan(&node, "checkout"), Value::Null);
+    assert!(with(&start, &now).status.success());
+    for action in ["pause", "cancel", "roll-back"] {
+        is_refused(&["flags", "plan", action, "checkout"]);
+    }
+    assert_eq!(plan(&node, "checkout")["state"], "running");
+    let pause = ["flags", "plan", "pause", "checkout", "--by", "ann", "--note", "lunch"];
+    assert!(with(&pause, &now).status.success());
+    assert_eq!(plan(&node, "checkout")["reason"], "paused by ann: lunch");
+
+    node.line(&["flags", "plan", "start", "back", "--variant", "on", "--steps", "5,100", "--wait", "1h"]);
+    eventually("it has begun", || share(&node, "back") == 5);
+    node.line(&["flags", "plan", "roll-back", "back", "--note", "slow"]);
+    let history = ask("GET", &format!("{}/v1/flags/default/back/history", node.http), &[], b"").json();
+    assert_eq!(history["history"][0]["note"], "a plan was rolled back: slow");
+    let shown = node.run(&["flags", "plan", "show", "back", "--note", "none is written"]);
+    assert_eq!(shown.status.code(), Some(2), "what is only shown takes no note");
+}
+
+#[test]
 fn plan_without_voters_says_what_is_missing() {
     let node = serve("a", &[], &[]);
     node.line(&["flags", "create", "checkout"]);

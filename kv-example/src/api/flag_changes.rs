@@ -47,8 +47,8 @@ pub(super) struct Wants {
     #[serde(rename = "if")]
     pub(super) only_if: Option<String>,
     #[serde(default)]
-    note: String,
-    by: Option<String>,
+    pub(super) note: String,
+    pub(super) by: Option<String>,
 }
 
 pub(super) fn condition(text: Option<&str>) -> Result<Option<OnlyIf>, ApiError> {

@@ -7,9 +7,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::{ElectionError, Entry, OnlyIf};
+use tidings::{ElectionError, Entry, OnlyIf, WriteError};
 
-use super::flag_changes::{no_flag, shared_rules};
+use super::flag_changes::{Wants, condition as only_if, no_flag, shared_rules};
 use super::{ApiError, App, AppState, Ask, At, render_metrics, view};
 use crate::flags::change::{self, Author};
 use crate::flags::condition::{Measure, Threshold};
@@ -42,20 +42,6 @@ struct Asked {
     on_stop: OnStop,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct By {
-    by: Option<String>,
-    #[serde(default)]
-    note: String,
-}
-
-impl By {
-    fn author(&self, app: &App) -> Author {
-        app.author(self.by.as_deref(), &self.note)
-    }
-}
-
 /// A plan with its flag as they are in force.
 struct Stored {
     entry: Entry,
@@ -79,6 +65,14 @@ fn stored(app: &App, set: &str, flag: &str) -> Result<Stored, ApiError> {
         .ok_or_else(|| ApiError::not_found(format!("the flag \"{flag}\" of the set \"{set}\" has no plan")))
 }
 
+/// Refuses what is asked for if the definition is not the one that it was asked for with.
+fn check_definition(wants: &Wants, flag: Option<&Entry>) -> Result<(), ApiError> {
+    if change::holds(only_if(wants.only_if.as_deref())?, flag) {
+        return Ok(());
+    }
+    Err(WriteError::Condition { current: flag.map(Entry::stamp) }.into())
+}
+
 async fn read(State(app): AppState, At((set, flag)): At<(String, String)>) -> Result<Json<Value>, ApiError> {
     let Stored { entry, plan, .. } = stored(&app, &set, &flag)?;
     Ok(Json(json!({ "set": set, "flag": flag, "stamp": entry.stamp().to_string(), "plan": plan })))
@@ -88,7 +82,7 @@ async fn read(State(app): AppState, At((set, flag)): At<(String, String)>) -> Re
 async fn create(
     State(app): AppState,
     At((set, flag)): At<(String, String)>,
-    Ask(by): Ask<By>,
+    Ask(wants): Ask<Wants>,
     body: Result<Json<Asked>, axum::extract::rejection::JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     check_names(&set, &flag).map_err(ApiError::bad_request)?;
@@ -102,6 +96,7 @@ async fn create(
         return Err(ElectionError::NoVoters.into());
     }
     let entry = app.node.get(names.flag(&set, &flag)).ok_or_else(|| no_flag(&set, &flag))?;
+    check_definition(&wants, Some(&entry))?;
     let plan_key = names.plan(&set, &flag);
     let before = app.node.get(&plan_key);
     if before.as_ref().and_then(Plan::of_entry).is_some_and(|plan| plan.state.is_open()) {
@@ -110,7 +105,7 @@ async fn create(
     }
     let begin = asked.begin_ms.unwrap_or(now);
     let first_wait = asked.steps.first().map_or(0, |step| step.wait_ms);
-    let Author { by, note } = by.author(&app);
+    let Author { by, note } = app.author(wants.by.as_deref(), &wants.note);
     let plan = Plan {
         id: format!("{}-{now}", view::run(app.node.status().run)),
         by,
@@ -206,15 +201,18 @@ fn check_steps(app: &App, set: &str, flag: &str, entry: &Entry, plan: &Plan) -> 
 async fn act(
     State(app): AppState,
     At((set, flag, action)): At<(String, String, String)>,
-    Ask(by): Ask<By>,
+    Ask(wants): Ask<Wants>,
 ) -> Result<Json<Value>, ApiError> {
     let Stored { entry, plan, flag: flag_entry, made_up } = stored(&app, &set, &flag)?;
+    check_definition(&wants, flag_entry.as_ref())?;
     let names = app.flag_names();
-    let by = by.author(&app).by;
+    let Author { by, note: why } = app.author(wants.by.as_deref(), &wants.note);
+    let with_why = |said: &str| if why.is_empty() { said.to_owned() } else { format!("{said}: {why}") };
     let not_now = |what: &str| {
         ApiError::conflict("plan", format!("the plan cannot be {what}: it is {}", plan.state.text()))
     };
-    let after = |state, done: &str| Plan { state, reason: format!("{done} by {by}"), ..plan.clone() };
+    let after =
+        |state, done: &str| Plan { state, reason: with_why(&format!("{done} by {by}")), ..plan.clone() };
     let (plan, definition) = match action.as_str() {
         "pause" if plan.state == plan::State::Running => (after(plan::State::Paused, "paused"), None),
         "pause" => return Err(not_now("paused")),
@@ -241,11 +239,11 @@ async fn act(
         ttl: None,
     };
     let note = match (&definition, &made_up) {
-        (Some(_), _) => "a plan was rolled back",
-        (None, Some(_)) => plan::SETTLED,
-        (None, None) => "",
+        (Some(_), _) => with_why("a plan was rolled back"),
+        (None, Some(_)) => with_why(plan::SETTLED),
+        (None, None) => String::new(),
     };
-    let (definition, note) = (definition.or(made_up), note.to_owned());
+    let definition = definition.or(made_up);
     let decision = Decision { plan: Plan { by, ..plan }, definition, note };
     plan::write(&app.node, names, &set, &flag, flag_entry.as_ref(), &decision, &write)?;
     Ok(Json(json!({ "set": set, "flag": flag, "plan": decision.plan })))

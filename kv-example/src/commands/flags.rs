@@ -15,7 +15,7 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::client::{Client, Target, quoted};
+use crate::client::{Answer, Client, Target, quoted};
 use crate::exit::{Exit, Failure};
 use crate::flags::condition::Threshold;
 use crate::flags::edit::Edit;
@@ -133,7 +133,8 @@ pub(crate) struct Flag {
     place: InSet,
     #[command(flatten)]
     why: Why,
-    /// Only if its definition is still the one written with this stamp, as `show` tells it
+    /// Only if its definition is still the one written with this stamp, as `show` tells it. With --at and for plans that
+    /// is looked at when it is planned
     #[arg(long, value_name = "STAMP")]
     if_stamp: Option<String>,
 }
@@ -198,6 +199,20 @@ impl Flag {
         self.print(&answer.json()?)
     }
 
+    /// Who asks for something that writes no definition, why, and under which condition.
+    fn query(&self) -> String {
+        let only_if = self.if_stamp.as_ref().map(|stamp| format!("&if={stamp}")).unwrap_or_default();
+        format!("{}{only_if}", self.why.query())
+    }
+
+    /// Says of what was refused under that condition whether somebody else was faster.
+    fn of_this_stamp(&self, asked: Result<Answer, Failure>) -> Result<Answer, Failure> {
+        asked.map_err(|failure| match &self.if_stamp {
+            Some(stamp) => self.explained(failure, stamp),
+            None => failure,
+        })
+    }
+
     /// Says of a refused write whether somebody else was faster.
     fn explained(&self, failure: Failure, only_if: &str) -> Failure {
         let stamp = |read: Option<Read>| read.map_or("absent".to_owned(), |read| read.stamp);
@@ -234,12 +249,13 @@ impl Flag {
     }
 
     fn plan(&self, plan: &Planned) -> Result<(), Failure> {
-        let path = format!("{}/plan{}", self.place.path(&self.name), self.why.query());
+        let path = format!("{}/plan{}", self.place.path(&self.name), self.query());
         let body = json!({ "steps": plan.steps, "begin_ms": plan.begin_ms, "stop_if": plan.stop_if,
                            "stop_if_missing": plan.stop_if_missing, "watch_ms": plan.watch_ms,
                            "on_stop": plan.on_stop });
         let headers = [("content-type", "application/json".to_owned())];
-        let answer = self.place.ready_client()?.ask("PUT", &path, &headers, body.to_string().as_bytes())?;
+        let asked = self.place.ready_client()?.ask("PUT", &path, &headers, body.to_string().as_bytes());
+        let answer = self.of_this_stamp(asked)?;
         if !answer.is_found() {
             return Err(self.place.no_flag(&self.name));
         }

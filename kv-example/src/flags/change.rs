@@ -173,7 +173,8 @@ pub(crate) fn commit<S: Store>(
             // A condition of the caller fails for good; that of a history or of the plan of a deleted flag means that
             // another request or a step was faster.
             Err(WriteError::Condition { .. })
-                if attempts_left > 0 && own.iter().all(|write| holds(store, write)) => {}
+                if attempts_left > 0
+                    && own.iter().all(|write| holds(write.only_if, store.get(&write.key).as_ref())) => {}
             done => return done,
         }
     }
@@ -251,9 +252,9 @@ fn added<S: Store>(batch: WriteBatch<S>, write: &Write) -> WriteBatch<S> {
     }
 }
 
-fn holds(store: &impl Store, write: &Write) -> bool {
-    let entry = store.get(&write.key);
-    match write.only_if {
+/// Whether a condition holds for what a key holds.
+pub(crate) fn holds(only_if: Option<OnlyIf>, entry: Option<&Entry>) -> bool {
+    match only_if {
         None => true,
         Some(OnlyIf::Absent) => entry.is_none(),
         Some(OnlyIf::Stamp(stamp)) => entry.is_some_and(|entry| entry.stamp() == stamp),

@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{Flag, Planned, percent_of, time_of};
-use crate::client::Target;
+use super::{Flag, InSet, Planned, percent_of, time_of};
+use crate::client::{Answer, Target};
 use crate::exit::{Exit, Failure};
 use crate::flags::condition::Threshold;
 use crate::flags::edit::{Edit, Rollout};
@@ -34,7 +34,7 @@ pub(crate) enum Plan {
     /// Begin: share after share, with a wait between them
     Start(Start),
     /// How far it is
-    Show(Flag),
+    Show(Show),
     /// Take no steps for now
     Pause(Flag),
     /// Go on; the wait before the next step begins anew
@@ -43,6 +43,13 @@ pub(crate) enum Plan {
     Cancel(Flag),
     /// Take no more steps, and make the flag what it was before the first one
     RollBack(Flag),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Show {
+    flag: String,
+    #[command(flatten)]
+    place: InSet,
 }
 
 #[derive(Args, Debug)]
@@ -79,11 +86,11 @@ impl Plan {
     pub(super) fn run(&self) -> Result<(), Failure> {
         match self {
             Self::Start(start) => start.run(),
-            Self::Show(flag) => flag.ask_plan("GET", ""),
-            Self::Pause(flag) => flag.ask_plan("POST", "/pause"),
-            Self::Resume(flag) => flag.ask_plan("POST", "/resume"),
-            Self::Cancel(flag) => flag.ask_plan("POST", "/cancel"),
-            Self::RollBack(flag) => flag.ask_plan("POST", "/roll-back"),
+            Self::Show(show) => show.run(),
+            Self::Pause(flag) => flag.act_on_plan("pause"),
+            Self::Resume(flag) => flag.act_on_plan("resume"),
+            Self::Cancel(flag) => flag.act_on_plan("cancel"),
+            Self::RollBack(flag) => flag.act_on_plan("roll-back"),
         }
     }
 }
@@ -110,17 +117,27 @@ impl Start {
     }
 }
 
-impl Flag {
-    fn ask_plan(&self, method: &str, action: &str) -> Result<(), Failure> {
-        let query = if method == "GET" { String::new() } else { self.why.query() };
-        let path = format!("{}/plan{action}{query}", self.place.path(&self.name));
-        let answer = self.place.ready_client()?.ask(method, &path, &[], &[])?;
-        if !answer.is_found() {
-            let message = format!("the flag \"{}\" of the set \"{}\" has no plan", self.name, self.place.set);
-            return Err(Failure::new(Exit::No, message));
-        }
-        print(&self.place.target, &answer.json()?["plan"])
+impl Show {
+    fn run(&self) -> Result<(), Failure> {
+        let answer = self.place.client()?.get(&format!("{}/plan", self.place.path(&self.flag)))?;
+        told(&self.place, &self.flag, &answer)
     }
+}
+
+impl Flag {
+    fn act_on_plan(&self, action: &str) -> Result<(), Failure> {
+        let path = format!("{}/plan/{action}{}", self.place.path(&self.name), self.query());
+        let answer = self.of_this_stamp(self.place.ready_client()?.ask("POST", &path, &[], &[]))?;
+        told(&self.place, &self.name, &answer)
+    }
+}
+
+fn told(place: &InSet, flag: &str, answer: &Answer) -> Result<(), Failure> {
+    if !answer.is_found() {
+        let message = format!("the flag \"{flag}\" of the set \"{}\" has no plan", place.set);
+        return Err(Failure::new(Exit::No, message));
+    }
+    print(&place.target, &answer.json()?["plan"])
 }
 
 /// A plan for people: its state, and each step with what became of it.
