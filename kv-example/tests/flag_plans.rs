@@ -317,7 +317,7 @@ fn plans_take_a_stamp_and_a_note() {
     }
     let shown = || json_of(&node.run(&["flags", "show", "checkout", "--json"]));
     let stale = shown()["stamp"].as_str().unwrap().to_owned();
-    node.line(&["flags", "set-default", "checkout", "on"]);
+    node.line(&["flags", "disable", "checkout"]);
     let now = shown()["stamp"].as_str().unwrap().to_owned();
     let start = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5", "--wait", "1h"];
     let start = [&start[..], &["--at", "+1h"]].concat();
@@ -328,9 +328,10 @@ fn plans_take_a_stamp_and_a_note() {
         assert!(refused.status.code() == Some(4) && said.contains("by somebody else"), "{words:?}: {said}");
     };
     is_refused(&start);
-    is_refused(&["flags", "disable", "checkout", "--at", "+1h"]);
+    is_refused(&["flags", "enable", "checkout", "--at", "+1h"]);
     assert_eq!(plan(&node, "checkout"), Value::Null);
-    assert!(with(&start, &now).status.success());
+    let started = with(&start, &now);
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
     for action in ["pause", "cancel", "roll-back"] {
         is_refused(&["flags", "plan", action, "checkout"]);
     }

@@ -11,9 +11,8 @@
 //!   only to runs that were unknown.
 //! * **Metadata.** What a member says of itself over a link, or in a handshake under no earlier version than is known,
 //!   replaces what others said. That of a member that is not linked travels from roster to roster, so hearsay of a
-//! later
-//!   version is believed. A node that is linked with the member tells it of such hearsay, and the member publishes its
-//!   metadata anew under a later version (`outrank_meta`): so what a hostile member made up lasts only as long as it
+//!   later version is believed. A node that is linked with the member tells it of such hearsay, and the member publishes
+//!   its metadata anew under a later version (`outrank_meta`): so what a hostile member made up lasts only as long as it
 //!   repeats it. Made up under the version that the member has, it lasts until the next change or link.
 //! * **State.** Any member may call any run suspect or down; the run refutes that. This is how SWIM works. A run whose
 //!   place another one has taken comes back by hearsay only under a later identity than the one that has ended. It is
