@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 pub use compile::RULE_DEPTH_MAX;
 pub use context::{Attribute, CONTEXT_BYTES_MAX, Context};
+pub use definition::DEFINITION_DEPTH_MAX;
 pub use details::{Details, FlagType, Metadata, Reason};
 pub use error::{FlagError, RuleFault};
 pub use evaluate::EVALUATION_STEPS_MAX;

@@ -409,6 +409,16 @@ fn set_of_flags_keeps_the_last_good_definition_of_each() {
     node.line(&["del", "flags/mobile/limit"]);
     eventually("it is gone", || value("limit").is_none());
     assert_eq!(value("later"), Some(3));
+    // In the file definitions stand deeper than in their keys.
+    for depth in [100, 101, 126, 127] {
+        let deep = format!("{}{}", "[".repeat(depth - 2), "]".repeat(depth - 2));
+        let deep = format!(r#"{{"state":"ENABLED","variants":{{"v":{deep}}}}}"#);
+        node.line(&["put", &format!("flags/mobile/depth-{depth}"), &deep, "--force"]);
+    }
+    node.line(&["put", "flags/mobile/later", &flag(5)]);
+    eventually("a set with deep definitions is rendered", || value("later") == Some(5));
+    let text = fs::read_to_string(&out).unwrap();
+    assert!(text.contains("depth-100") && !text.contains("depth-101"));
 
     let once = folder.join("once.json");
     let words = ["render", "--flags", "unheard-of", "--once", "--out", once.to_str().unwrap()];

@@ -15,6 +15,12 @@ use super::value::FlagValue;
 use crate::error::Cause;
 use crate::text::Escaped;
 
+/// The deepest nesting of lists and objects in a definition, in the shared rules of a set and in its metadata.
+///
+/// JSON is read up to 127 levels. Files, what is kept for the next start, histories and answers hold definitions a few
+/// levels deeper than their keys do, and have to be read as well.
+pub const DEFINITION_DEPTH_MAX: usize = 100;
+
 /// The metadata field that says which version of `fractional` a set uses: 2 or 3. Evaluations state it under the same
 /// name.
 pub(super) const FRACTIONAL_FIELD: &str = "fractional";
@@ -52,6 +58,8 @@ pub(super) struct Variant {
 pub(super) enum DefinitionError {
     #[error("it is not JSON: {0}")]
     NoJson(String),
+    #[error("it is nested deeper than {}", DEFINITION_DEPTH_MAX)]
+    TooDeep,
     #[error("it is {0}, and a flag is an object")]
     NoObject(&'static str),
     #[error("its state is neither ENABLED nor DISABLED")]
@@ -93,9 +101,15 @@ impl SetSettings {
     }
 }
 
-/// Reads a JSON text.
+/// Reads a definition, the shared rules of a set or its metadata.
 pub(super) fn parse(json: &[u8]) -> Result<FlagValue, DefinitionError> {
-    serde_json::from_slice(json).map_err(|error| DefinitionError::NoJson(error.to_string()))
+    let value = serde_json::from_slice(json).map_err(|error| DefinitionError::NoJson(error.to_string()))?;
+    within_depth(value)
+}
+
+/// The same value, unless it is nested deeper than [`DEFINITION_DEPTH_MAX`].
+pub(super) fn within_depth(value: FlagValue) -> Result<FlagValue, DefinitionError> {
+    if value.is_deeper_than(DEFINITION_DEPTH_MAX) { Err(DefinitionError::TooDeep) } else { Ok(value) }
 }
 
 fn metadata(value: Option<&FlagValue>) -> Result<BTreeMap<Arc<str>, FlagValue>, DefinitionError> {

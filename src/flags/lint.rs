@@ -74,11 +74,15 @@ pub fn check_file(json: &str) -> Vec<FlagFault> {
         note("", "it has no object called \"flags\"".into(), true);
         return faults;
     };
-    let mut rules = match file.field("$evaluators") {
-        Some(FlagValue::Object(fields)) => SharedRules::new(fields.clone()),
+    let mut rules = match file.field("$evaluators").cloned().map(definition::within_depth) {
+        Some(Ok(FlagValue::Object(fields))) => SharedRules::new(fields),
         None => SharedRules::default(),
-        Some(_) => {
+        Some(Ok(_)) => {
             note(SHARED_RULES, "shared rules are an object".into(), true);
+            SharedRules::default()
+        }
+        Some(Err(error)) => {
+            note(SHARED_RULES, error.into(), true);
             SharedRules::default()
         }
     };
@@ -92,7 +96,9 @@ pub fn check_file(json: &str) -> Vec<FlagFault> {
         }
     };
     for (key, value) in flags.iter() {
-        match Flag::compile(key.clone(), value, &mut rules, &settings) {
+        let compiled = definition::within_depth(value.clone())
+            .and_then(|value| Flag::compile(key.clone(), &value, &mut rules, &settings));
+        match compiled {
             Ok((_, findings)) => findings.into_iter().for_each(|finding| note(key, finding.into(), false)),
             Err(error) => note(key, error.into(), true),
         }

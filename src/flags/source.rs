@@ -64,7 +64,7 @@ impl FlagSource {
     pub(super) fn parse(&self) -> Result<FlagValue, DefinitionError> {
         match &self.value {
             SourceValue::Entry(entry) => definition::parse(entry.value()),
-            SourceValue::Parsed(value) => Ok(value.clone()),
+            SourceValue::Parsed(value) => definition::within_depth(value.clone()),
         }
     }
 

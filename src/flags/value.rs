@@ -98,6 +98,18 @@ impl FlagValue {
         }
     }
 
+    /// Whether lists and objects are nested in it deeper than so many levels.
+    pub(super) fn is_deeper_than(&self, levels: usize) -> bool {
+        let Some(inner) = levels.checked_sub(1) else {
+            return matches!(self, Self::List(_) | Self::Object(_));
+        };
+        match self {
+            Self::List(items) => items.iter().any(|item| item.is_deeper_than(inner)),
+            Self::Object(fields) => fields.iter().any(|(_, value)| value.is_deeper_than(inner)),
+            _ => false,
+        }
+    }
+
     /// An object of fields in any order.
     pub(super) fn object(mut fields: Vec<Field>) -> Self {
         // The sort is stable, so that the last of several equal keys is the last one of its run.

@@ -88,7 +88,11 @@ impl SetState {
     pub(super) fn new(snapshot: &Snapshot, file: Arc<str>) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = (*file != *NO_FLAGS).then(|| NUMBERS.fetch_add(1, Ordering::Relaxed));
-        let fields: Map<String, Value> = serde_json::from_str(&file).expect("it was written as an object");
+        let read = serde_json::from_str::<Map<String, Value>>(&file);
+        // The library bounds the depth of definitions, so that the file can be read. If it could not be, all flags of
+        // the set would count as heavy.
+        let unread = read.is_err().then(|| snapshot.keys()).into_iter().flatten();
+        let fields = read.unwrap_or_default();
         let metadata = fields.get("metadata").cloned();
         let definitions = fields.get("flags").and_then(Value::as_object).into_iter().flatten();
         let definitions = definitions.map(|(flag, definition)| (&**flag, definition.to_string()));
@@ -105,7 +109,8 @@ impl SetState {
         };
         let left_out = left_out.iter().map(|(flag, text)| (&**flag, text.clone()));
         let heavy = definitions.chain(left_out).filter(|(_, definition)| is_heavy(definition));
-        let heavy = heavy.map(|(flag, _)| flag.to_owned()).collect();
+        let heavy = heavy.map(|(flag, _)| flag.to_owned());
+        let heavy = heavy.chain(unread.map(|flag| flag.to_string())).collect();
         Self { number, file_digest, digest: whole, file, metadata, may_read_time, heavy }
     }
 
@@ -356,6 +361,23 @@ mod tests {
         assert_ne!(with.digest, of(&format!(r#"{good},"bad":7"#)).digest, "what is wrong is part of answers");
         assert_eq!(with.digest, of(&format!(r#"{good},"bad":{{"state":"NEITHER"}}"#)).digest, "the control");
         assert_ne!(of(r#""bad":7"#).digest, of("").digest, "also where the file is empty");
+    }
+
+    #[test]
+    fn deepest_definition_has_a_state_and_a_deeper_file_as_well() {
+        use tidings::flags::DEFINITION_DEPTH_MAX;
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let flag = |depth| format!(r#"{{"state":"ENABLED","variants":{{"on":{}}}}}"#, nested(depth - 2));
+        let (deepest, deeper) = (flag(DEFINITION_DEPTH_MAX), flag(DEFINITION_DEPTH_MAX + 1));
+        let file = format!(r#"{{"flags":{{"deepest":{deepest},"deeper":{deeper}}}}}"#);
+        let (snapshot, rejected) = Snapshot::from_json(&file).unwrap();
+        let state = SetState::new(&snapshot, snapshot.to_json());
+        assert!(state.file.contains("deepest") && !state.file.contains("deeper"), "{}", state.file);
+        assert_eq!(rejected.len(), 1);
+        assert!(!state.may_take_long("deepest"));
+        // The library makes no such file.
+        let state = SetState::new(&snapshot, nested(1_000).into());
+        assert!(state.may_take_long("deepest"), "a set that cannot be read is heavy");
     }
 
     #[test]

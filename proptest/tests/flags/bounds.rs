@@ -4,9 +4,15 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tidings::flags::{CONTEXT_BYTES_MAX, Context, FlagError, FlagValue, Snapshot, check};
+use tidings::flags::{
+    CONTEXT_BYTES_MAX, Context, DEFINITION_DEPTH_MAX, FlagError, FlagValue, Flags, Snapshot, check,
+    check_file,
+};
+use tidings::sim::Sim;
+use tidings_proptest::{Folder, ms};
 
-use crate::switch;
+use crate::starting::started;
+use crate::{shorts, switch};
 
 /// A flag with a rule, beside one that must answer whatever the rule is.
 fn flags(rule: &Value) -> Snapshot {
@@ -134,7 +140,9 @@ fn hostile_numbers_are_errors_or_no_bucket() {
 
 #[test]
 fn definitions_that_are_malformed_fail_alone() {
-    let deep = nested("{\"!\":", "1", "}", 123);
+    let deep = nested("{\"!\":", "1", "}", DEFINITION_DEPTH_MAX - 1);
+    let deeper = nested("{\"!\":", r#"{"$ref": "deeper"}"#, "}", 20);
+    let deepest = nested("{\"!\":", r#"{"$ref": "deep"}"#, "}", 20);
     for (definition, text) in [
         (format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000)), "recursion limit"),
         (switch(&json!({"unheard_of": 1})), "no operator \"unheard_of\""),
@@ -168,15 +176,66 @@ fn definitions_that_are_malformed_fail_alone() {
         };
         assert!(told.contains(text), "{told}");
     }
-    let shared = json!({"flags": {"f": serde_json::from_str::<Value>(&switch(&json!({"!": {"$ref": "deep"}}))).unwrap(),
+    let shared = json!({"flags": {"f": serde_json::from_str::<Value>(&switch(&deepest)).unwrap(),
                                   "g": serde_json::from_str::<Value>(&switch(&json!(true))).unwrap()},
-                        "$evaluators": {"deep": {"!": {"$ref": "deeper"}}, "deeper": deep, "loop": {"$ref": "loop"}}});
+                        "$evaluators": {"deep": deeper, "deeper": deep, "loop": {"$ref": "loop"}}});
     let (snapshot, rejected) = Snapshot::from_json(&shared.to_string()).unwrap();
     let told = snapshot.details("f", true, &Context::anonymous());
     assert_eq!((told.value, told.error.expect("it is malformed").code()), (true, "PARSE_ERROR"));
     assert!(snapshot.bool("g", false, &Context::anonymous()));
     let rejected: Vec<_> = rejected.iter().map(|it| it.error.to_string()).collect();
     assert_eq!(rejected, ["the shared rule \"loop\" refers to itself", "the rule is nested deeper than 128"]);
+}
+
+/// Definitions stand deeper in files and in what is kept than in their keys.
+#[test]
+fn definitions_within_the_bound_of_depth_are_in_every_file() {
+    let folder = Folder::new();
+    let path = folder.at("flags.lastgood");
+    let depths =
+        [DEFINITION_DEPTH_MAX - 1, DEFINITION_DEPTH_MAX, DEFINITION_DEPTH_MAX + 1, 124, 125, 126, 127];
+    let malformed: Vec<_> =
+        depths[2..].iter().map(|depth| format!("flags/default/at-{depth} by n0")).collect();
+    let list = |depth: usize| nested("[", "", "]", depth);
+    let good =
+        |depth: usize| json!({"state": "ENABLED", "variants": {"on": {"list": list(depth - 3)}}}).to_string();
+    let rules = |depth: usize| json!({"staff": true, "deep": list(depth - 1)}).to_string();
+    let looked_up = |flags: &Snapshot| {
+        let found = |depth: &usize| flags.keys().contains(&format!("at-{depth}").into());
+        let on = flags.bool("staff", false, &Context::anonymous());
+        (depths.iter().filter(|depth| found(depth)).count(), on)
+    };
+    {
+        let mut sim = Sim::new(1).nodes(1);
+        let node = sim.node(0);
+        let flags = started(Flags::builder(&node, "flags/").last_good(&path), &mut sim).unwrap();
+        for depth in depths {
+            node.put(format!("flags/default/at-{depth}"), good(depth)).unwrap();
+            let told = check("flags/default/f", good(depth).as_bytes());
+            assert_eq!(told.is_ok(), depth <= DEFINITION_DEPTH_MAX, "{told:?} at {depth}");
+        }
+        node.put("flags/default/staff", switch(&json!({"$ref": "staff"}))).unwrap();
+        node.put("flags/default/$evaluators", rules(DEFINITION_DEPTH_MAX)).unwrap();
+        sim.run_for(ms(1));
+        assert_eq!(shorts(&flags.rejected()), malformed);
+        assert!(flags.rejected()[0].to_string().contains("nested deeper than 100"), "{:?}", flags.rejected());
+        node.put("flags/default/$evaluators", rules(DEFINITION_DEPTH_MAX + 1)).unwrap();
+        sim.run_for(ms(1));
+        assert_eq!(flags.rejected().len(), malformed.len() + 1);
+        let file = flags.snapshot().to_json();
+        assert_eq!(check_file(&file), []);
+        let whole: Value = serde_json::from_str(&file).expect("it is not too deep");
+        assert_eq!(whole["flags"].as_object().map(serde_json::Map::len), Some(3));
+        assert_eq!(looked_up(&flags.snapshot()), (depths.len(), true));
+    }
+    // A file with more levels than that is one, and each definition in it stands by itself.
+    let file =
+        format!(r#"{{"flags": {{"a": {}, "b": {}}}}}"#, good(DEFINITION_DEPTH_MAX + 1), switch(&json!(true)));
+    assert_eq!(check_file(&file).iter().map(|fault| &*fault.flag).collect::<Vec<_>>(), ["a"]);
+    let mut sim = Sim::new(2).nodes(2);
+    sim.partition(&[0], &[1]);
+    let flags = started(Flags::builder(&sim.node(0), "flags/").last_good(&path), &mut sim).unwrap();
+    assert_eq!(looked_up(&flags.snapshot()), (2, true));
 }
 
 #[test]
