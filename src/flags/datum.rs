@@ -108,16 +108,16 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// An item of a list.
-    pub(super) fn item(&self, at: usize) -> Option<Datum<'a>> {
+    /// An item of a list. One that the evaluation has made is borrowed, because a clone of it may take long.
+    pub(super) fn item(&self, at: usize) -> Option<Cow<'_, Datum<'a>>> {
         match self {
-            Self::List(items) => items.get(at).map(Datum::from),
-            Self::NewList(items) => items.get(at).cloned(),
+            Self::List(items) => items.get(at).map(|item| Cow::Owned(item.into())),
+            Self::NewList(items) => items.get(at).map(Cow::Borrowed),
             _ => None,
         }
     }
 
-    pub(super) fn items(&self) -> impl Iterator<Item = Datum<'a>> {
+    pub(super) fn items(&self) -> impl Iterator<Item = Cow<'_, Datum<'a>>> {
         (0..self.items_len().unwrap_or(0)).map_while(|at| self.item(at))
     }
 
@@ -131,15 +131,10 @@ impl<'a> Datum<'a> {
             Self::Object(fields) => {
                 sum_until(most, fields.iter().map(|field| |rest| field_extent(field, rest)))
             }
-            // Items are cloned before they are read.
-            Self::NewList(items) => {
-                sum_until(most, items.iter().map(|item| |rest| item.weight() + item.extent(rest)))
-            }
+            Self::NewList(items) => sum_until(most, items.iter().map(|item| |rest| item.extent(rest))),
             Self::NewObject(fields) => sum_until(
                 most,
-                fields
-                    .iter()
-                    .map(|(name, value)| |rest| text_extent(name) + value.weight() + value.extent(rest)),
+                fields.iter().map(|(name, value)| |rest| text_extent(name) + value.extent(rest)),
             ),
         }
     }
@@ -163,19 +158,22 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// A part of it: a field of an object, an item of a list, a character of a text.
-    pub(super) fn part(&self, name: &str) -> Option<Datum<'a>> {
+    /// A part of it: a field of an object, an item of a list, a character of a text. One that the evaluation has made
+    /// is borrowed, because a clone of it may take long.
+    pub(super) fn part(&self, name: &str) -> Option<Cow<'_, Datum<'a>>> {
         match self {
-            Self::Object(fields) => super::value::field(fields, name).map(Datum::from),
+            Self::Object(fields) => super::value::field(fields, name).map(|value| Cow::Owned(value.into())),
             Self::NewObject(fields) => {
-                fields.iter().rev().find(|(own, _)| own == name).map(|(_, value)| value.clone())
+                fields.iter().rev().find(|(own, _)| own == name).map(|(_, value)| Cow::Borrowed(value))
             }
-            Self::List(_) | Self::NewList(_) if name == "length" => self.items_len().map(count),
+            Self::List(_) | Self::NewList(_) if name == "length" => {
+                self.items_len().map(|len| Cow::Owned(count(len)))
+            }
             Self::List(_) | Self::NewList(_) => index(name).and_then(|at| self.item(at)),
-            Self::Text(text) if name == "length" => Some(count(text.chars().count())),
+            Self::Text(text) if name == "length" => Some(Cow::Owned(count(text.chars().count()))),
             Self::Text(text) => {
                 let character = index(name).and_then(|at| text.chars().nth(at));
-                character.map(|c| Self::Text(Cow::Owned(c.to_string())))
+                character.map(|c| Cow::Owned(Self::Text(Cow::Owned(c.to_string()))))
             }
             _ => None,
         }
@@ -208,9 +206,26 @@ impl<'a> Datum<'a> {
             Self::Float(value) => Cow::Owned(text_of(*value)),
             Self::Object(_) | Self::NewObject(_) => Cow::Borrowed("[object Object]"),
             Self::List(_) | Self::NewList(_) => {
-                let texts: Vec<_> = self.items().map(|item| item.to_text()).collect();
-                Cow::Owned(texts.join(","))
+                let mut text = String::new();
+                self.push_text(&mut text);
+                Cow::Owned(text)
             }
+        }
+    }
+
+    /// Appends its text. The texts of nested lists are written once, not once for each level.
+    fn push_text(&self, text: &mut String) {
+        match self {
+            Self::Text(own) => text.push_str(own),
+            Self::List(_) | Self::NewList(_) => {
+                for (at, item) in self.items().enumerate() {
+                    if at > 0 {
+                        text.push(',');
+                    }
+                    item.push_text(text);
+                }
+            }
+            other => text.push_str(&other.to_text()),
         }
     }
 

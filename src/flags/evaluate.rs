@@ -20,8 +20,8 @@ use super::rule::{Expression, Operator, VariablePath};
 use super::value::FlagValue;
 use super::version;
 
-/// The most steps of one evaluation. Each expression, each value that is read, each few bytes of a text that is read, each
-/// item of a list that is walked or made, and each byte of a text that is made is a step.
+/// The most steps of one evaluation. Each expression, each value that is read, each few bytes of a text or of a name
+/// that are read, each item of a list that is walked or made, and each byte of a text that is made is a step.
 pub const EVALUATION_STEPS_MAX: usize = 1 << 20;
 
 /// What an item of a new list costs beside its contents: about its size.
@@ -59,7 +59,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Spends what it costs to walk the items of a list, each of which is cloned.
+    /// Spends what it costs to walk the items of a list, each of which may be cloned.
     fn charge_items(&mut self, list: &Datum<'a>) -> Result<(), RuleFault> {
         self.spend(list.items_len().unwrap_or(0) + list.weight())
     }
@@ -184,7 +184,10 @@ impl<'a> Evaluation<'a> {
                 _ => Datum::Null,
             },
             Operator::Version if arguments.len() == 3 => version::compare(&given),
-            Operator::Log => first.clone(),
+            Operator::Log => {
+                let [first, ..] = given;
+                first
+            }
             _ => Datum::Null,
         })
     }
@@ -283,34 +286,40 @@ impl<'a> Evaluation<'a> {
         }
     }
 
+    /// What a path leads to. What stands on the way is not cloned, and what a clone of its end costs is spent before.
     fn look_up<'n>(
         &mut self,
         mut names: impl Iterator<Item = &'n str>,
         scope: Scope<'_, 'a>,
     ) -> Evaluated<'a> {
         let mut found = match (scope, names.next()) {
-            (Some(item), None) => item.clone(),
+            (Some(item), None) => Cow::Borrowed(item),
             (Some(item), Some(name)) => self.part(item, name)?,
-            (None, None) => self.whole_context()?,
-            (None, Some(OWN_FIELDS)) => match names.next() {
+            (None, None) => Cow::Owned(self.whole_context()?),
+            (None, Some(OWN_FIELDS)) => Cow::Owned(match names.next() {
                 None => self.own_fields(),
                 Some(name) => self.own_field(name),
-            },
+            }),
             (None, Some(name)) => {
-                self.spend(self.context.len() / NAMES_PER_STEP)?;
-                self.attribute(name)
+                self.spend(text_extent(name) + self.context.len() / NAMES_PER_STEP)?;
+                Cow::Owned(self.attribute(name))
             }
         };
         for name in names {
-            found = self.part(&found, name)?;
+            found = match found {
+                Cow::Borrowed(whole) => self.part(whole, name)?,
+                // It is of the context or of the rule, and so are its parts, which are no clones.
+                Cow::Owned(whole) => Cow::Owned(self.part(&whole, name)?.into_owned()),
+            };
         }
         self.spend(found.weight())?;
-        Ok(found)
+        Ok(found.into_owned())
     }
 
-    fn part(&mut self, whole: &Datum<'a>, name: &str) -> Evaluated<'a> {
-        self.spend(whole.search_extent())?;
-        Ok(whole.part(name).unwrap_or(Datum::Null))
+    /// A part of a value; null if there is none.
+    fn part<'s>(&mut self, whole: &'s Datum<'a>, name: &str) -> Result<Cow<'s, Datum<'a>>, RuleFault> {
+        self.spend(text_extent(name) + whole.search_extent())?;
+        Ok(whole.part(name).unwrap_or(Cow::Owned(Datum::Null)))
     }
 
     fn look_up_named(&mut self, name: &Datum<'a>, scope: Scope<'_, 'a>) -> Evaluated<'a> {
@@ -369,7 +378,7 @@ impl<'a> Evaluation<'a> {
                 Operator::Some if value.is_true() => return Ok(Datum::Bool(true)),
                 Operator::None if value.is_true() => return Ok(Datum::Bool(false)),
                 Operator::Map => made.push(value),
-                Operator::Filter if value.is_true() => made.push(item),
+                Operator::Filter if value.is_true() => made.push(item.into_owned()),
                 _ => continue,
             }
             self.spend(ITEM_STEPS)?;
@@ -386,7 +395,10 @@ impl<'a> Evaluation<'a> {
         self.charge_items(&list)?;
         let mut accumulator = self.argument(arguments, 2, scope)?;
         for item in list.items() {
-            let fields = vec![(Cow::Borrowed("accumulator"), accumulator), (Cow::Borrowed("current"), item)];
+            let fields = vec![
+                (Cow::Borrowed("accumulator"), accumulator),
+                (Cow::Borrowed("current"), item.into_owned()),
+            ];
             self.spend(ITEM_STEPS)?;
             accumulator =
                 self.argument(&arguments[1.min(arguments.len())..], 0, Some(&Datum::NewObject(fields)))?;
@@ -513,7 +525,11 @@ impl<'a> Evaluation<'a> {
         for argument in arguments {
             let value = self.value(argument, scope)?;
             self.spend(value.items_len().unwrap_or(1) * ITEM_STEPS + value.weight())?;
-            if value.items_len().is_some() { made.extend(value.items()) } else { made.push(value) }
+            if value.items_len().is_some() {
+                made.extend(value.items().map(Cow::into_owned));
+            } else {
+                made.push(value);
+            }
         }
         Ok(Datum::NewList(made))
     }
@@ -538,7 +554,7 @@ impl<'a> Evaluation<'a> {
             self.spend(ITEM_STEPS)?;
             let value = self.look_up_named(&name, scope)?;
             if value.is_null() || matches!(&value, Datum::Text(text) if text.is_empty()) {
-                gone.push(name);
+                gone.push(name.into_owned());
             } else {
                 found += 1.0;
             }

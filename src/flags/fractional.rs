@@ -8,6 +8,7 @@
 //! Both hash with `MurmurHash3` (32 bits, seed 0) and take the bucket at `hash × total weight / 2^32`. A rule that cannot
 //! be computed gives null, so that the default variant counts: that is what other implementations do.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
 use serde::Serialize;
@@ -102,13 +103,13 @@ pub(super) fn subject(
 /// One bucket: its variant and its weight. `None`: it is malformed.
 pub(super) fn bucket<'a>(version: FractionalVersion, bucket: &Datum<'a>) -> Option<(Datum<'a>, u64)> {
     let len = bucket.items_len().filter(|len| (1..=2).contains(len))?;
-    let variant = bucket.item(0)?;
+    let variant = bucket.item(0)?.into_owned();
     let is_scalar =
         !matches!(variant, Datum::Object(_) | Datum::NewObject(_)) && variant.items_len().is_none();
     if version == FractionalVersion::V2 && !is_scalar {
         return None;
     }
-    let weight = if len == 1 { 1 } else { weight(version, &bucket.item(1)?)? };
+    let weight = if len == 1 { 1 } else { weight(version, &*bucket.item(1)?)? };
     Some((variant, weight))
 }
 
@@ -142,11 +143,11 @@ impl Serialize for Canonical<'_, '_> {
                 list.end()
             }
             Datum::Object(fields) => serialize_fields(
-                fields.iter().map(|(key, value)| (&**key, Datum::from(value))).collect(),
+                fields.iter().map(|(key, value)| (&**key, Cow::Owned(value.into()))).collect(),
                 serializer,
             ),
             Datum::NewObject(fields) => serialize_fields(
-                fields.iter().map(|(key, value)| (&**key, value.clone())).collect(),
+                fields.iter().map(|(key, value)| (&**key, Cow::Borrowed(value))).collect(),
                 serializer,
             ),
         }
@@ -154,7 +155,7 @@ impl Serialize for Canonical<'_, '_> {
 }
 
 fn serialize_fields<S: Serializer>(
-    mut fields: Vec<(&str, Datum<'_>)>,
+    mut fields: Vec<(&str, Cow<'_, Datum<'_>>)>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     fields.sort_by(|(a, _), (b, _)| (a.len(), a).cmp(&(b.len(), b)));

@@ -56,6 +56,9 @@ fn rules_that_would_take_all_time_or_memory_are_stopped() {
     }
 }
 
+/// What one evaluation may allocate: 32 bytes for each step. Copies are counted so, and not by the time that they take.
+const COPIED_BYTES_MAX: u64 = 32 << 20;
+
 /// A step must not hide work: what is read whole costs steps by its size, also if it is read again and again.
 #[test]
 fn rules_that_read_large_values_again_and_again_are_stopped() {
@@ -67,7 +70,15 @@ fn rules_that_read_large_values_again_and_again_are_stopped() {
     let context = Context::from_json(&format!("{{{}}}", wide.join(","))).unwrap();
     let some = |list: Value, rule: Value| json!({"some": [list, rule]});
     let repeated = |part: Value, times: usize| Value::Array(vec![part; times]);
+    let any = |name: &str, times: usize| json!({"or": repeated(json!({"$ref": name}), times)});
+    let shared = json!({"often": any("more", 64), "more": any("absent", 64),
+                        "absent": {"or": repeated(json!({"var": "accumulator.z"}), 128)}});
+    let made = json!([{"cat": repeated(json!(long), 4)}]);
+    let some_lists = Value::Array((0..1_000).map(|i| json!([i])).collect());
+    let parts = vec!["x"; 5_000].join(".");
+    let made_deep = nested("[", &made.to_string(), "]", 40);
     for (name, rule) in [
+        ("parts of what was made", json!({"reduce": [[1], {"$ref": "often"}, made]})),
         ("equal to a list", some(json!(list), json!({"==": ["x", large]}))),
         ("the same list", some(json!(list), json!({"===": [{"merge": [large, 1]}, large]}))),
         ("in a list", some(json!(list), json!({"in": [{"var": ""}, large]}))),
@@ -95,11 +106,19 @@ fn rules_that_read_large_values_again_and_again_are_stopped() {
         ("text of lists", json!({"cat": [{"map": [list, large]}]})),
         ("result of lists", json!({"if": [true, {"map": [list, large]}]})),
         ("name of a variable", some(json!(list), json!({"var": [{"cat": [{"merge": [large]}]}]}))),
+        ("name of many parts", some(json!(list), json!({"var": parts}))),
+        ("name of one long part", some(json!(list), json!({"var": long}))),
+        ("what was made in a list", json!({"or": repeated(json!({"in": [made, some_lists]}), 20)})),
+        ("text of nested lists", json!({"or": repeated(json!({"==": ["2", made_deep]}), 20)})),
     ] {
-        let file =
-            json!({"flags": {"hostile": {"state": "ENABLED", "variants": {"on": true}, "targeting": rule}}});
+        let file = json!({"$evaluators": shared, "flags": {
+            "hostile": {"state": "ENABLED", "variants": {"on": true}, "targeting": rule}}});
         let (flags, _) = Snapshot::from_json(&file.to_string()).unwrap();
-        let told = flags.details("hostile", true, &context).error.map(|error| error.to_string());
+        let mut told = None;
+        let allocated = allocation_counter::measure(|| {
+            told = flags.details("hostile", true, &context).error.map(|error| error.to_string());
+        });
+        assert!(allocated.bytes_total < COPIED_BYTES_MAX, "{name}: {allocated:?}");
         assert!(
             told.as_ref().is_some_and(|told| told.contains("more than 1048576 steps")),
             "{name}: {told:?}"
