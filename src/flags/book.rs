@@ -195,7 +195,7 @@ impl SetBook {
                 compiled.set_common(shared.into_iter().chain(settings).collect());
             }
             for (flag, source) in changes {
-                let entry = self.set_flag(&flag, source);
+                let entry = self.set_flag(&flag, source, is_all_new);
                 compiled.set(&flag, entry);
             }
             self.compiled = Arc::new(compiled);
@@ -203,8 +203,14 @@ impl SetBook {
         has_changed
     }
 
-    /// Takes over a definition, or that it is gone. Returns what is in force then.
-    fn set_flag(&mut self, flag: &Arc<str>, source: Option<FlagSource>) -> Option<FlagEntry> {
+    /// Takes over a definition, or that it is gone. Returns what is in force then. `is_common_new`: the shared rules or
+    /// the metadata are others than when the flag was compiled last.
+    fn set_flag(
+        &mut self,
+        flag: &Arc<str>,
+        source: Option<FlagSource>,
+        is_common_new: bool,
+    ) -> Option<FlagEntry> {
         self.rejected.remove(flag);
         let Some(source) = source else {
             self.flags.remove(flag);
@@ -225,13 +231,18 @@ impl SetBook {
         if part.rejected.is_some() {
             self.rejected.insert(flag.clone());
         }
-        match (&part.good, &part.rejected) {
+        match (&mut part.good, &part.rejected) {
             (Some((compiled, ..)), None) => Some(FlagEntry::Ready(compiled.clone())),
             (Some((compiled, _, value)), Some(_)) => {
-                // The last good definition was compiled with the shared rules of then.
-                let is_fit = Flag::compile(flag.clone(), value, rules, settings).is_ok();
-                let entry = if is_fit { FlagEntry::Ready } else { FlagEntry::Unfit };
-                Some(entry(compiled.clone()))
+                // The last good definition goes with the shared rules and the metadata of now, as it does in files.
+                let Ok((mut fit, _)) = Flag::compile(flag.clone(), value, rules, settings) else {
+                    return Some(FlagEntry::Unfit(compiled.clone()));
+                };
+                if is_common_new {
+                    fit.count_on(compiled);
+                    *compiled = Arc::new(fit);
+                }
+                Some(FlagEntry::Ready(compiled.clone()))
             }
             (None, Some(error)) => Some(FlagEntry::Malformed(error.clone())),
             (None, None) => None,

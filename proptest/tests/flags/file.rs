@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tidings::flags::{Flags, Snapshot, check_file};
+use tidings::flags::{Context, Flags, FlagsEvent, Snapshot, check_file};
 use tidings::sim::Sim;
 use tidings_proptest::ms;
 
-use crate::{anonymous, number};
+use crate::{anonymous, events_of, number, switch};
 
 fn parsed(snapshot: &Snapshot) -> Value {
     let text = snapshot.to_json();
@@ -50,4 +50,45 @@ fn file_has_the_definitions_in_force_and_no_malformed_one() {
     let gone = put(&[("$evaluators", "{}")]);
     assert_eq!(gone.int("r", 0, &anonymous()), 1);
     assert_eq!(parsed(&gone)["flags"].as_object().unwrap().keys().collect::<Vec<_>>(), ["a"]);
+}
+
+/// What a program gets that evaluates the file itself, or starts from what was kept, must be what this node answers.
+#[test]
+fn malformed_flag_follows_shared_rules_and_metadata() {
+    let mut sim = Sim::new(1).nodes(1);
+    let node = sim.node(0);
+    let flags = Flags::new(&node, "flags/");
+    let events = events_of(&flags, &mut sim);
+    let mut put = |key: &str, value: &str| {
+        node.put(format!("flags/default/{key}"), value).unwrap();
+        sim.run_for(ms(1));
+        (flags.snapshot(), std::mem::take(&mut *events.lock().unwrap()))
+    };
+    let staff = |who: &[&str]| json!({"staff": {"in": [{"var": "targetingKey"}, who]}}).to_string();
+    let answers = |snapshot: &Snapshot, flag: &str| -> Vec<_> {
+        let users = (0..100).map(|i| format!("user-{i}")).chain(["ann".to_owned(), "eve".to_owned()]);
+        users.map(|user| snapshot.details(flag, false, &Context::new(user))).collect()
+    };
+    let of_file = |snapshot: &Snapshot| Snapshot::from_json(&snapshot.to_json()).unwrap().0;
+    put("$evaluators", &staff(&["ann", "eve"]));
+    put("staff", &switch(&json!({"$ref": "staff"})));
+    put("half", &switch(&json!({"==": [{"fractional": [["a", 1], ["b", 1]]}, "a"]})));
+    let (before, _) = put("$metadata", r#"{"fractional": 2}"#);
+    for flag in ["staff", "half"] {
+        let (after, events) = put(flag, "{");
+        assert_eq!(answers(&after, flag), answers(&before, flag));
+        assert_eq!(events, [], "what is in force is what it was");
+    }
+    let (rules, events) = put("$evaluators", &staff(&["eve"]));
+    assert_eq!(events, [FlagsEvent::Changed(vec!["half".into(), "staff".into()])]);
+    assert!(before.bool("staff", false, &Context::new("ann")));
+    assert!(!rules.bool("staff", false, &Context::new("ann")), "she is no longer among the staff");
+    assert!(rules.bool("staff", false, &Context::new("eve")));
+    let (metadata, _) = put("$metadata", r#"{"fractional": 3, "owner": "shop"}"#);
+    assert_ne!(answers(&metadata, "half"), answers(&before, "half"), "the versions differ");
+    for snapshot in [&rules, &metadata] {
+        for flag in ["staff", "half"] {
+            assert_eq!(answers(snapshot, flag), answers(&of_file(snapshot), flag), "{flag}");
+        }
+    }
 }
