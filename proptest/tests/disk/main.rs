@@ -175,7 +175,7 @@ async fn shorter_interval_counts_for_the_next_write() {
         config.durability = Durability::Interval(interval);
         config
     };
-    let a = builder("a", &[]).config(with(Duration::from_secs(3_600))).data_dir(&folder.at("a"));
+    let a = builder("a", &[]).config(with(Duration::from_secs(3_600))).data_dir(folder.at("a"));
     let a = a.start().await.unwrap();
     for round in 0..4 {
         a.reconfigure(with(Duration::from_secs(3_600))).unwrap();
