@@ -160,6 +160,7 @@ impl<'a> Datum<'a> {
 
     /// A part of it: a field of an object, an item of a list, a character of a text. One that the evaluation has made
     /// is borrowed, because a clone of it may take long.
+    #[inline]
     pub(super) fn part(&self, name: &str) -> Option<Cow<'_, Datum<'a>>> {
         match self {
             Self::Object(fields) => super::value::field(fields, name).map(|value| Cow::Owned(value.into())),

@@ -317,6 +317,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// A part of a value; null if there is none.
+    #[inline]
     fn part<'s>(&mut self, whole: &'s Datum<'a>, name: &str) -> Result<Cow<'s, Datum<'a>>, RuleFault> {
         self.spend(text_extent(name) + whole.search_extent())?;
         Ok(whole.part(name).unwrap_or(Cow::Owned(Datum::Null)))

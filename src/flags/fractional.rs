@@ -102,14 +102,14 @@ pub(super) fn subject(
 
 /// One bucket: its variant and its weight. `None`: it is malformed.
 pub(super) fn bucket<'a>(version: FractionalVersion, bucket: &Datum<'a>) -> Option<(Datum<'a>, u64)> {
-    let len = bucket.items_len().filter(|len| (1..=2).contains(len))?;
+    let 1..=2 = bucket.items_len()? else { return None };
     let variant = bucket.item(0)?.into_owned();
     let is_scalar =
         !matches!(variant, Datum::Object(_) | Datum::NewObject(_)) && variant.items_len().is_none();
     if version == FractionalVersion::V2 && !is_scalar {
         return None;
     }
-    let weight = if len == 1 { 1 } else { weight(version, &*bucket.item(1)?)? };
+    let weight = bucket.item(1).map_or(Some(1), |own| weight(version, &own))?;
     Some((variant, weight))
 }
 
