@@ -3,8 +3,8 @@
 //! that tokens grow, and that no two lists have one epoch.
 //!
 //! Negative controls: a change without the joint list, one that leaves it too soon, voters that accept ballots below
-//! their promises, a call that does not wait for the new voters, new voters that have just started, and forced ones that
-//! do not wait.
+//! their promises, a call that does not wait for the new voters, new voters that have just started, and forced
+//! ones that do not wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -235,8 +235,8 @@ fn forced_list_replaces_lost_voters() {
     until(&mut sim, SECOND * 5, |sim| has_list(sim, 0, &[3, 4]));
 }
 
-/// Forces a list while the voters that are lost have just renewed the lease of a node that goes on. The simulator checks
-/// that it has one holder.
+/// Forces a list while the voters that are lost have just renewed the lease of a node that goes on. The simulator
+/// checks that it has one holder.
 fn force_beside_a_holder(control: Option<Control>) {
     let sim = Sim::new(13).broken(control).config(short_leases(3)).seeds(&[0, 2]);
     let mut sim = sim.nodes_with_disk(6);

@@ -8,7 +8,7 @@
 //! The question is a [`Request::Prepare`] under the hash of the new list, with the least of all ballots. It promises
 //! nothing. A voter with another list answers [`VoterAnswer::Differs`]; one that has the list answers after its disk
 //! has it, too. The question is repeated until a majority has answered: never end the call before. Only a call that has
-//! changed nothing, because what it asks for was in force, ends without a majority: in the time of any call that begins.
+//! changed nothing, because what it asks for was in force, ends without a majority, in the time of a call that begins.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Files that are replaced as a whole.
 //!
-//! A temporary file is locked until it was renamed. One that is not locked was left by a process that was killed; the next
-//! write to the same path removes it.
+//! A temporary file is locked until it was renamed. One that is not locked was left by a process that was killed; the
+//! next write to the same path removes it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
