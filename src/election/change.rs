@@ -350,7 +350,7 @@ impl Elections {
         let is_preparing = change.stage == ChangeStage::Preparing;
         let (ballot, answer) = match *answer {
             VoterAnswer::Prepared { ballot, term_max, ref accepted } => {
-                // A waiting driver has sent no ballot under this list. The answer may be a late one, about another list.
+                // A waiting driver has sent no ballot under this list. The answer may be a late one, to another list.
                 if ballot == change.ballot && change.stage != ChangeStage::Waiting {
                     change.peers[at].adopted = Some(term_max);
                 }

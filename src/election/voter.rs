@@ -149,7 +149,9 @@ impl Voter {
     /// Nothing is granted before this time. Sessions go on: what they hold was granted here.
     pub(super) fn prolong_quarantine(&mut self, over: Duration) {
         // A voter that has not seen a clock yet begins with a longer quarantine.
-        self.quarantine_until = self.quarantine_until.map(|until| until.max(over));
+        if !self.controls.has(Control::QuarantineKept) {
+            self.quarantine_until = self.quarantine_until.map(|until| until.max(over));
+        }
     }
 
     /// The greatest term that was granted, for any lease.
