@@ -201,6 +201,13 @@ impl LocalStore {
         Entry::new(dot_set, revision, |dot| self.is_hidden(now, dot))
     }
 
+    /// What a row shows to the followers of the log. A dot that has expired is shown until [`LocalStore::expire`] moves
+    /// the row: a follower is told then, and not twice.
+    pub(crate) fn logged_entry(&self, id: RowId, number: u64) -> Option<Entry> {
+        let revision = Revision { log: self.log.id, number };
+        Entry::new(&self.row(id).dot_set, revision, |dot| self.is_hidden_in_log(id, dot))
+    }
+
     pub(crate) fn row(&self, id: RowId) -> &StoredRow {
         self.slab.at(id)
     }

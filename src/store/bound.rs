@@ -77,6 +77,11 @@ impl BoundRuns {
         self.runs.get(&run).is_some_and(|bound| bound.standing == RunStanding::Alive)
     }
 
+    /// Whether a dot is hidden, and its row has moved to the end of the log since.
+    pub(super) fn is_hidden_in_log(&self, run: RunId, id: RowId, stamp: Stamp) -> bool {
+        !self.is_alive(run) && !self.changed.contains(&(id, stamp))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.runs.values().map(|bound| bound.dots.len()).sum()
     }

@@ -85,6 +85,13 @@ impl LocalStore {
         self.expiries.first().map(|(ms, ..)| *ms).into_iter().chain(drop).min()
     }
 
+    /// Whether followers of the log have seen, or can see, that a dot is hidden: its row has moved since.
+    pub(super) fn is_hidden_in_log(&self, id: RowId, dot: &Dot) -> bool {
+        let (Lifetime { expires, run }, stamp) = (dot.lifetime(), dot.stamp());
+        expires.is_some_and(|ms| !self.expiries.contains(&(ms.get(), id, stamp)))
+            || run.is_some_and(|run| self.bound.is_hidden_in_log(run, id, stamp))
+    }
+
     /// The number of held dots that end by themselves.
     pub(crate) fn limited_dots(&self) -> usize {
         self.expiries.len() + self.hidden.len() + self.bound.len()
@@ -173,6 +180,32 @@ mod tests {
     use crate::id::RunId;
     use crate::store::PeerRow;
     use crate::store::coverage::Vector;
+    use crate::store::watch::{WatchEvent, WatchOptions, Watches};
+
+    #[test]
+    fn expiry_is_told_once_also_if_read_before_it_is_noted() {
+        let mut key = Vec::new();
+        crate::store::key::register_key("k", &mut key);
+        let run = RunId::new(2);
+        let lifetime = Lifetime { expires: std::num::NonZeroU64::new(2_000), run: None };
+        let text = [&key[..], b"v"].concat();
+        let dot =
+            Dot::new(Stamp { clock: 1 << 20, origin: run }, lifetime, key.len(), &text, &mut Vec::new());
+        let row = PeerRow { dot_set: DotSet::One(dot), vector: Vector::default(), context: None };
+        let at = |seconds| Time { mono: Duration::ZERO, wall: Duration::from_secs(seconds) };
+        let mut store = LocalStore::of_run(1);
+        let mut watches = Watches::default();
+        let id = watches.open(&store, key, WatchOptions::new().without_current());
+        // Merged and read after its end, before the timer has noted that.
+        store.merge_rows(at(3), &[row], ChangeOrigin::Learned, |_| ());
+        let mut events = watches.next(id, &store).0;
+        assert!(store.iter_from(&[]).all(|(dot_set, _)| !store.is_visible(at(3), dot_set)));
+        store.expire(at(3), 8);
+        events.extend(watches.next(id, &store).0);
+        store.expire(at(60), 8);
+        events.extend(watches.next(id, &store).0);
+        assert!(matches!(&events[..], [WatchEvent::Put(_), WatchEvent::Expired { .. }]), "{events:?}");
+    }
 
     #[test]
     fn later_lifetime_of_the_same_stamp_is_scheduled() {

@@ -17,11 +17,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::controls::Control;
-use crate::id::LogId;
+use crate::id::{LogId, RowId};
 use crate::store::LocalStore;
-use crate::store::entry::{DotSet, Entry, Removal, Revision};
+use crate::store::entry::{Entry, Removal, Revision};
 use crate::store::key::readable_key;
-use crate::time::{Stamp, Time};
+use crate::time::Stamp;
 
 /// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -217,7 +217,7 @@ impl WatchCursor {
     }
 
     /// The next events, and whether these were all.
-    fn next(&mut self, store: &LocalStore, now: Time) -> (Vec<WatchEvent>, bool) {
+    fn next(&mut self, store: &LocalStore) -> (Vec<WatchEvent>, bool) {
         let mut events = Vec::new();
         if self.until.is_none() {
             // Nothing before the first unread change concerns this watch.
@@ -237,7 +237,7 @@ impl WatchCursor {
             {
                 // A key that changed since is at a later revision.
                 let id = store.log.row_at(revision);
-                events.extend(id.and_then(|id| self.event_of(store, &store.row(id).dot_set, revision, now)));
+                events.extend(id.and_then(|id| self.event_of(store, id, revision)));
             }
             if !listed.is_empty() {
                 self.listed = Some(listed);
@@ -266,7 +266,7 @@ impl WatchCursor {
             if let Some((revision, id)) = rows.next_if(|(revision, _)| *revision <= until) {
                 looks += 1;
                 self.cursor = revision;
-                events.extend(self.event_of(store, &store.row(id).dot_set, revision, now));
+                events.extend(self.event_of(store, id, revision));
             } else if self.until.is_some() {
                 self.cursor = until;
             } else {
@@ -278,11 +278,12 @@ impl WatchCursor {
         (events, is_done)
     }
 
-    fn event_of(&self, store: &LocalStore, dot_set: &DotSet, number: u64, now: Time) -> Option<WatchEvent> {
+    fn event_of(&self, store: &LocalStore, id: RowId, number: u64) -> Option<WatchEvent> {
+        let dot_set = &store.row(id).dot_set;
         if !self.concerns(dot_set.key()) {
             return None;
         }
-        if let Some(entry) = store.entry(now, dot_set, number) {
+        if let Some(entry) = store.logged_entry(id, number) {
             return Some(WatchEvent::Put(entry));
         }
         let revision = Revision { log: self.log, number };
@@ -372,8 +373,8 @@ impl Watches {
     }
 
     /// The next events of a watch, and whether these were all.
-    pub(crate) fn next(&mut self, id: WatchId, store: &LocalStore, now: Time) -> (Vec<WatchEvent>, bool) {
+    pub(crate) fn next(&mut self, id: WatchId, store: &LocalStore) -> (Vec<WatchEvent>, bool) {
         self.advance(store);
-        self.open.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(store, now))
+        self.open.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(store))
     }
 }

@@ -72,7 +72,7 @@ impl Stream for Watch {
             }
             let Some(id) = watch.id else { return Poll::Ready(None) };
             let Some(mut core) = watch.shared.lock() else { return Poll::Ready(None) };
-            let (events, is_done) = core.replica.watched(watch.shared.now(), id);
+            let (events, is_done) = core.replica.watched(id);
             watch.events.extend(events);
             if is_done && watch.events.is_empty() {
                 core.wakers.insert(id, cx.waker().clone());
