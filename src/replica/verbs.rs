@@ -3,6 +3,8 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+#[cfg(feature = "json")]
+use crdts::CvRDT;
 use serde::{Deserialize, Serialize};
 
 use super::Replica;
@@ -108,16 +110,17 @@ impl Replica {
             .collect()
     }
 
-    /// The same with its instant, and whether all these entries and the keys `held` are complete. While they are not, a
-    /// part of what another node has written in one batch may be missing.
+    /// The same with its instant, and what is missing at these entries and at the keys `held`. If anything is, a part
+    /// of what another node has written in one batch may still be arriving.
     #[cfg(feature = "json")]
     pub(crate) fn scan_whole(&self, now: Time, prefix: &str, held: &[String]) -> WholeLook {
         let entries = self.scan(now, prefix);
         let keys = entries.iter().map(Entry::key).chain(held.iter().map(String::as_str));
         let claimed = self.claimed_below(&key::register(prefix));
-        let is_whole = keys.map(key::register).all(|key| self.store.is_complete(&key, &claimed));
+        let mut missing = Clocks::default();
+        keys.map(key::register).for_each(|key| missing.merge(self.store.missing(&key, &claimed)));
         let revision = Revision { log: self.store.log.id, number: self.store.log.head() };
-        WholeLook { entries, gone: Vec::new(), revision, is_whole }
+        WholeLook::new(entries, Vec::new(), revision, missing)
     }
 
     /// See [`LocalStore::changes_whole`].

@@ -1,6 +1,9 @@
 //! Which keys are complete. A key is not complete while a batch of another node that changed it may still be arriving.
 
 #[cfg(feature = "json")]
+use crdts::CvRDT;
+
+#[cfg(feature = "json")]
 use super::entry::Entry;
 use super::entry::Revision;
 #[cfg(feature = "json")]
@@ -28,6 +31,15 @@ pub struct WholeLook {
     pub revision: Revision,
     /// `false` while a batch of another node that writes or deletes some of these keys may still be arriving.
     pub is_whole: bool,
+    /// Up to where the claims of other nodes have to arrive before it is whole.
+    pub(crate) missing: Clocks,
+}
+
+#[cfg(feature = "json")]
+impl WholeLook {
+    pub(crate) fn new(entries: Vec<Entry>, gone: Vec<String>, revision: Revision, missing: Clocks) -> Self {
+        Self { entries, gone, revision, is_whole: missing.is_empty(), missing }
+    }
 }
 
 impl LocalStore {
@@ -44,32 +56,41 @@ impl LocalStore {
 
 #[cfg_attr(not(feature = "json"), allow(dead_code, reason = "views alone ask for it"))]
 impl LocalStore {
-    /// Whether the vector covers everything that is merged at this stored key. It covers what this replica wrote at once,
-    /// and what another node wrote as soon as its claim has arrived. The claim comes behind everything that the node
-    /// wrote up to there. So if one key of a batch is complete, the batch has arrived as a whole, or was overwritten.
+    /// What the vector does not cover of what is merged at this stored key; the key is complete if there is nothing. The
+    /// vector covers what this replica wrote at once, and what another node wrote as soon as its claim has arrived. The
+    /// claim comes behind everything that the node wrote up to there. So if one key of a batch is complete, the batch has
+    /// arrived as a whole, or was overwritten.
     ///
     /// `claimed` counts beside the vector: claims that wait for nothing below the prefix that is looked at.
-    pub(crate) fn is_complete(&self, stored_key: &[u8], claimed: &Clocks) -> bool {
+    pub(crate) fn missing(&self, stored_key: &[u8], claimed: &Clocks) -> Clocks {
         match self.dot_set(stored_key) {
-            Some((dot_set, _)) => self.is_complete_row(dot_set, claimed),
-            None => self.are_complete(stored_key, &[], claimed),
+            Some((dot_set, _)) => self.missing_in_row(dot_set, claimed),
+            None => self.missing_of(stored_key, &[], claimed),
         }
     }
 
     /// The same of a key that is at hand with what it holds.
-    pub(crate) fn is_complete_row(&self, dot_set: &DotSet, claimed: &Clocks) -> bool {
-        self.are_complete(dot_set.key(), dot_set.dots(), claimed)
+    pub(crate) fn missing_in_row(&self, dot_set: &DotSet, claimed: &Clocks) -> Clocks {
+        self.missing_of(dot_set.key(), dot_set.dots(), claimed)
     }
 
-    fn are_complete(&self, stored_key: &[u8], held: &[Dot], claimed: &Clocks) -> bool {
+    fn missing_of(&self, stored_key: &[u8], held: &[Dot], claimed: &Clocks) -> Clocks {
         let (coverage, vector) = (&self.coverage, self.coverage.vector());
         // Nearly always, and no key need be looked at then.
-        coverage.is_vector_only()
-            || self.controls.has(Control::PartIsWhole)
-            || (held.iter().map(Dot::stamp).all(|stamp| vector.covers(stamp) || claimed.covers(stamp))
-                && coverage
-                    .context(stored_key, self.hash_key.place(stored_key))
-                    .is_none_or(|context| vector.missing(&context).is_covered_by(claimed)))
+        if coverage.is_vector_only() || self.controls.has(Control::PartIsWhole) {
+            return Clocks::default();
+        }
+        let context = coverage.context(stored_key, self.hash_key.place(stored_key)).unwrap_or_default();
+        let mut missing = vector.missing(&context);
+        for stamp in held.iter().map(Dot::stamp).filter(|stamp| !vector.covers(*stamp)) {
+            missing.raise(stamp);
+        }
+        let missing = missing.beyond(claimed);
+        if self.controls.has(Control::OverdueAnew) {
+            let head = self.log.head();
+            return missing.iter().map(|(origin, clock)| (origin, clock + head)).collect();
+        }
+        missing
     }
 
     /// What has changed below a prefix since `since`. `None` if that is not known any more, or is too much for one look.
@@ -85,7 +106,7 @@ impl LocalStore {
             return None;
         }
         let revision = Revision { log: self.log.id, number: self.log.head() };
-        let mut look = WholeLook { entries: Vec::new(), gone: Vec::new(), revision, is_whole: true };
+        let (mut entries, mut gone, mut missing) = (Vec::new(), Vec::new(), Clocks::default());
         for (at, (number, id)) in self.log.rows_after(since.number).enumerate() {
             if at == CHANGES_MAX {
                 return None;
@@ -94,13 +115,13 @@ impl LocalStore {
             if !dot_set.key().starts_with(prefix) {
                 continue;
             }
-            look.is_whole &= self.is_complete_row(dot_set, claimed);
+            missing.merge(self.missing_in_row(dot_set, claimed));
             match self.entry(now, dot_set, number) {
-                Some(entry) => look.entries.push(entry),
-                None => look.gone.push(readable_key(dot_set.key()).to_owned()),
+                Some(entry) => entries.push(entry),
+                None => gone.push(readable_key(dot_set.key()).to_owned()),
             }
         }
-        look.entries.sort_by(|a, b| a.key().cmp(b.key()));
-        Some(look)
+        entries.sort_by(|a, b| a.key().cmp(b.key()));
+        Some(WholeLook::new(entries, gone, revision, missing))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A view holds the entries of its last look. A further look reads what has changed since then, in one piece; only after
 //! the log has forgotten changes, or after very many of them, it reads everything anew. If a part of a batch has arrived,
-//! the view waits for the rest: the look is repeated from the same instant until all that has changed is complete.
+//! the view waits for the rest: the look is repeated from the same instant until all that has changed is complete. What a
+//! view has waited for in vain it never waits for again.
 
 mod watch;
 
@@ -12,10 +13,12 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use crdts::CvRDT;
 use futures_core::Stream;
 pub use watch::WholeWatch;
 
 use crate::store::WholeLook;
+use crate::store::coverage::Clocks;
 use crate::store::entry::{Entry, Revision};
 use crate::store::watch::WatchEvent;
 use crate::typed::Store;
@@ -23,6 +26,10 @@ use crate::typed::Store;
 /// How long a view waits for the rest of a change of which it has seen a part. A writer that is cut off in the middle of
 /// a batch, or whose claims are held up, must not keep a view from all later changes.
 const WHOLE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The most origins of which a view remembers what it has waited for in vain. With more, what the last look lacked alone
+/// is remembered.
+const OVERDUE_MAX: usize = 1_024;
 
 /// The first pause before the store is looked at again. It doubles up to [`PAUSE_MAX`]: what is awaited usually comes
 /// with the same packets.
@@ -56,11 +63,13 @@ pub(crate) struct WholeView {
     entries: BTreeMap<String, Entry>,
     /// The instant of the last look. `None`: there was none.
     revision: Option<Revision>,
+    /// Claims for which looks have waited in vain, as of a writer that is gone: they count as if they had arrived.
+    overdue: Clocks,
 }
 
 impl WholeView {
     pub(crate) fn new(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into(), entries: BTreeMap::new(), revision: None }
+        Self { prefix: prefix.into(), entries: BTreeMap::new(), revision: None, overdue: Clocks::default() }
     }
 
     /// In the order of their keys.
@@ -91,16 +100,28 @@ impl WholeView {
     }
 
     /// The next look to take. `None`: the node is closed.
-    async fn await_whole(&self, store: &impl Store) -> Option<WholeLook> {
+    async fn await_whole(&mut self, store: &impl Store) -> Option<WholeLook> {
         let (mut pause, mut waited) = (PAUSE_MIN, Duration::ZERO);
         loop {
-            let look = self.read(store)?;
-            if look.is_whole || waited >= WHOLE_TIME_MAX {
+            let mut look = self.read(store)?;
+            look.is_whole = look.missing.is_covered_by(&self.overdue);
+            if look.is_whole {
+                return Some(look);
+            }
+            if waited >= WHOLE_TIME_MAX {
+                self.note_overdue(&look.missing);
                 return Some(look);
             }
             store.sleep(pause).await;
             waited += pause;
             pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn note_overdue(&mut self, missing: &Clocks) {
+        self.overdue.merge(missing.clone());
+        if self.overdue.len() > OVERDUE_MAX {
+            self.overdue = missing.clone();
         }
     }
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidings::live::WholeWatch;
-use tidings::sim::Sim;
-use tidings::{Config, Entry, Live, Node, Quorum, Store};
+use tidings::sim::{Sim, SimNode};
+use tidings::{Config, Control, Entry, Live, Node, Quorum, Store};
 use tidings_proptest::nodes::{self, guarded};
-use tidings_proptest::{for_chosen_seeds, ms};
+use tidings_proptest::{for_chosen_seeds, holds_unless, ms, run_until};
 
 use crate::started;
 
@@ -75,6 +75,32 @@ fn live_value_takes_batches_of_another_node_as_a_whole() {
     // The control: the store itself shows mixtures.
     println!("{all:?} looks at the store were mixed");
     assert!(all.into_inner() > 0);
+}
+
+/// The writer dies when the small row of a batch has arrived and its large row has not.
+fn cut_off_by_a_crash(sim: Sim) {
+    let mut sim = sim.config(Config::lan()).delay(ms(3)).rate(100_000).nodes(3);
+    sim.run_for(ms(2_000));
+    let (reader, other, writer) = (sim.node(0), sim.node(1), sim.node(2));
+    let given = started(Live::builder(&reader, "app/"), &mut sim);
+    let live: Live<BTreeMap<String, u32>> = given.expect("an empty map is acceptable");
+    writer.batch().put("app/k", "1").put("blob/large", vec![b' '; 1 << 20]).commit().expect("acceptable");
+    let has_small = |node: &SimNode| node.get("app/k").is_some();
+    run_until(&mut sim, ms(1), ms(2_000), |_| has_small(&reader) && has_small(&other));
+    sim.crash(2);
+    // The first change may be waited for.
+    other.put("app/k", "2").expect("acceptable");
+    sim.run_for(ms(3_000));
+    assert!(reader.scan("blob/").is_empty(), "the large row was not sent");
+    for number in 3..6 {
+        other.put("app/k", number.to_string()).expect("acceptable");
+        run_until(&mut sim, ms(1), ms(100), |_| live.load().get("k") == Some(&number));
+    }
+}
+
+#[test]
+fn batch_cut_off_by_a_crash_delays_no_later_change() {
+    holds_unless(Control::OverdueAnew, 4, cut_off_by_a_crash);
 }
 
 /// Fields that a writer always sets together. Each has others beside it that never change, so that a scan of all of them,

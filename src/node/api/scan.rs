@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use crdts::CvRDT;
+
 use crate::node::runtime::shared::Shared;
 #[cfg(feature = "json")]
 use crate::store::WholeLook;
@@ -24,12 +26,12 @@ pub(in crate::node) fn scan(shared: &Shared, prefix: &[u8]) -> Vec<Entry> {
     scan_with(shared, prefix, None).map(|scanned| scanned.entries).unwrap_or_default()
 }
 
-/// The same with its instant, and whether all these entries and the keys `held` are complete then, see
-/// [`LocalStore::is_complete`](crate::store::LocalStore::is_complete). `None`: the node is closed.
+/// The same with its instant, and what is missing then at these entries and at the keys `held`, see
+/// [`LocalStore::missing`](crate::store::LocalStore::missing). `None`: the node is closed.
 #[cfg(feature = "json")]
 pub(in crate::node) fn scan_whole(shared: &Shared, prefix: &[u8], held: &[String]) -> Option<WholeLook> {
-    let Scanned { entries, revision, is_whole } = scan_with(shared, prefix, Some(held))?;
-    Some(WholeLook { entries, gone: Vec::new(), revision, is_whole })
+    let Scanned { entries, revision, missing } = scan_with(shared, prefix, Some(held))?;
+    Some(WholeLook::new(entries, Vec::new(), revision, missing))
 }
 
 /// The result of a scan.
@@ -38,7 +40,7 @@ struct Scanned {
     #[cfg_attr(not(feature = "json"), expect(dead_code, reason = "views alone ask for it"))]
     revision: Revision,
     #[cfg_attr(not(feature = "json"), expect(dead_code, reason = "views alone ask for it"))]
-    is_whole: bool,
+    missing: Clocks,
 }
 
 /// Why an attempt of a scan gave nothing.
@@ -61,7 +63,7 @@ fn scan_with(shared: &Shared, prefix: &[u8], held: Option<&[String]>) -> Option<
     unreachable!("the log forgets nothing during a scan in one piece")
 }
 
-/// One attempt, reading `rows` rows at a time. `held` is `None` if the caller does not ask whether the result is whole.
+/// One attempt, reading `rows` rows at a time. `held` is `None` if the caller does not ask what is missing.
 fn try_scan(
     shared: &Shared,
     prefix: &[u8],
@@ -86,7 +88,7 @@ fn try_scan(
         {
             read += 1;
             last = Some(dot_set.key());
-            if held.is_some() && !store.is_complete_row(dot_set, &claimed) {
+            if held.is_some() && !store.missing_in_row(dot_set, &claimed).is_empty() {
                 open.push(dot_set.key().to_vec());
             }
             entries.extend(store.entry(now, dot_set, number));
@@ -100,21 +102,22 @@ fn try_scan(
         }
         let changed = store.log.rows_after(since.number).map(|(number, id)| (number, &store.row(id).dot_set));
         let mut changed = changed.filter(|(_, dot_set)| dot_set.key().starts_with(prefix)).peekable();
-        let mut is_whole = open.iter().all(|key| store.is_complete(key, &claimed));
+        let mut missing = Clocks::default();
+        open.iter().for_each(|key| missing.merge(store.missing(key, &claimed)));
         if changed.peek().is_none() {
-            return Ok(Scanned { entries, revision, is_whole });
+            return Ok(Scanned { entries, revision, missing });
         }
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
         for (number, dot_set) in changed {
             let key = key::readable_key(dot_set.key()).to_owned();
-            is_whole &= store.is_complete_row(dot_set, &claimed);
+            missing.merge(store.missing_in_row(dot_set, &claimed));
             latest.insert(key, store.entry(now, dot_set, number));
         }
         drop(core);
         entries.retain(|entry| !latest.contains_key(entry.key()));
         entries.extend(latest.into_values().flatten());
         entries.sort_by(|a, b| a.key().cmp(b.key()));
-        return Ok(Scanned { entries, revision, is_whole });
+        return Ok(Scanned { entries, revision, missing });
     }
 }
 

@@ -18,7 +18,7 @@ use crate::typed::{self, Store, boxed};
 /// The first item is what is there. Each later one holds everything that has changed since the one before, as it was at
 /// one instant: a batch, or several of them, but never a part of one. While a batch of another node is arriving the
 /// watch waits for the rest, at most 2 s. If the rest does not come in that time, as of a writer that was cut off, it
-/// gives the part, and [`WholeLook::is_whole`] is `false`.
+/// gives the part, and [`WholeLook::is_whole`] is `false`. It does not wait for that rest again.
 ///
 /// It never has to start over: it knows what it has given, so it names each key that is gone since. It ends when the
 /// node is closed, and does not keep its node alive.

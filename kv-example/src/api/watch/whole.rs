@@ -46,7 +46,7 @@ pub(super) fn events(
 
 /// The events of an item, each made when the one before has been taken.
 fn parts(app: Arc<App>, name: &'static str, look: WholeLook) -> impl Iterator<Item = Event> {
-    let WholeLook { entries, gone, revision, is_whole } = look;
+    let WholeLook { entries, gone, revision, is_whole, .. } = look;
     let (mut entries, mut gone, mut is_over) = (entries.into_iter(), gone.into_iter(), false);
     iter::from_fn(move || {
         if is_over {
