@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,10 @@ use crate::time::Stamp;
 use crate::typed::Store;
 
 const FORMAT: u32 = 1;
+
+/// The pause before what could not be written is tried again. It doubles up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Where a view keeps its last good values between two runs. Its methods may block.
 pub(crate) trait LastGood: Send + Sync + 'static {
@@ -101,16 +106,24 @@ pub(crate) struct Keeper {
     wanted: Arc<[u8]>,
     /// What was written last, or is being written. Empty: nothing, or it could not be kept.
     kept: Arc<[u8]>,
-    writing: Option<Writing>,
+    state: KeeperState,
+    /// How long to wait after the next failure.
+    pause: Duration,
     fault: Option<Rejected>,
 }
 
-type Writing = Pin<Box<dyn Future<Output = Result<(), Rejected>> + Send>>;
+enum KeeperState {
+    Idle,
+    Writing(Pin<Box<dyn Future<Output = Result<(), Rejected>> + Send>>),
+    /// It could not be written, and is tried again after a pause, or as soon as something else is to be kept.
+    Pausing(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
 
 impl Keeper {
     /// `fault`: why what an earlier run has kept could not be read.
     pub(crate) fn new(last_good: Option<Arc<dyn LastGood>>, fault: Option<Rejected>) -> Self {
-        Self { last_good, wanted: Arc::default(), kept: Arc::default(), writing: None, fault }
+        let (state, pause) = (KeeperState::Idle, RETRY_PAUSE_MIN);
+        Self { last_good, wanted: Arc::default(), kept: Arc::default(), state, pause, fault }
     }
 
     #[cfg(feature = "flags")]
@@ -118,7 +131,7 @@ impl Keeper {
         self.last_good.is_some()
     }
 
-    /// Why the last bytes could not be kept. The next ones are tried in any case.
+    /// Why the last bytes could not be kept. They are tried again after a pause, and the next ones at once.
     pub(crate) fn fault(&self) -> Option<&Rejected> {
         self.fault.as_ref()
     }
@@ -126,9 +139,13 @@ impl Keeper {
     /// Has these bytes kept as soon as nothing else is being written.
     pub(crate) fn keep<S: Store>(&mut self, store: &S, bytes: Vec<u8>) {
         self.wanted = bytes.into();
-        if self.writing.is_none() && self.wanted != self.kept {
+        if !self.is_writing() && self.wanted != self.kept {
             self.begin(store);
         }
+    }
+
+    fn is_writing(&self) -> bool {
+        matches!(self.state, KeeperState::Writing(_))
     }
 
     fn begin<S: Store>(&mut self, store: &S) {
@@ -136,32 +153,44 @@ impl Keeper {
         self.kept = self.wanted.clone();
         let (path, bytes) = (last_good.path(), self.kept.clone());
         let written = store.blocking(move || last_good.write(&bytes));
-        self.writing = Some(Box::pin(async { done(path, written.await) }));
+        self.state = KeeperState::Writing(Box::pin(async { done(path, written.await) }));
     }
 
     /// Goes on writing. Ready when there is something else to say about it than before.
     pub(crate) fn poll<S: Store>(&mut self, store: &S, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(writing) = &mut self.writing {
-            let fault = ready!(writing.as_mut().poll(cx)).err();
-            self.writing = None;
+        loop {
+            let fault = match &mut self.state {
+                KeeperState::Idle => return Poll::Pending,
+                KeeperState::Pausing(pause) => {
+                    ready!(pause.as_mut().poll(cx));
+                    self.begin(store);
+                    continue;
+                }
+                KeeperState::Writing(writing) => ready!(writing.as_mut().poll(cx)).err(),
+            };
+            self.state = KeeperState::Idle;
+            if fault.is_none() {
+                self.pause = RETRY_PAUSE_MIN;
+            }
             if self.kept != self.wanted {
                 self.begin(store);
             } else if fault.is_some() {
                 self.kept = Arc::default();
+                self.state = KeeperState::Pausing(Box::pin(store.sleep(self.pause)));
+                self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
             }
             if fault != self.fault {
                 self.fault = fault;
                 return Poll::Ready(());
             }
         }
-        Poll::Pending
     }
 
-    /// Waits until what came last is written, or cannot be.
+    /// Waits until what came last is written, or could not be.
     pub(crate) async fn finish<S: Store>(mut self, store: &S) {
-        while self.writing.is_some() {
+        while self.is_writing() {
             poll_fn(|cx| match self.poll(store, cx) {
-                Poll::Pending if self.writing.is_some() => Poll::Pending,
+                Poll::Pending if self.is_writing() => Poll::Pending,
                 _ => Poll::Ready(()),
             })
             .await;

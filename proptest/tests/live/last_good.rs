@@ -146,6 +146,20 @@ fn unusable_file_of_last_good_values_is_named() {
 }
 
 #[test]
+fn last_good_values_are_written_once_the_disk_permits() {
+    let (folder, mut sim) = (Folder::new(), Sim::new(1).nodes(1));
+    sim.node(0).put("p/a", "1").unwrap();
+    let path = folder.at("late/good");
+    let live = started(Live::<Plain>::builder(&sim.node(0), "p/").last_good(&path), &mut sim).unwrap();
+    sim.run_for(ms(10_000));
+    assert_eq!((live.state(), live.rejected().len()), (LiveState::Current, 1));
+    fs::create_dir(folder.at("late")).unwrap();
+    sim.run_for(ms(60_000));
+    assert_eq!((live.state(), live.rejected().len()), (LiveState::Current, 0));
+    assert!(fs::read_to_string(&path).unwrap().contains("p/a"));
+}
+
+#[test]
 fn last_good_values_serve_where_the_store_is_not_acceptable() {
     let (folder, mut sim) = (Folder::new(), Sim::new(1).nodes(1));
     let path = folder.at("good");
