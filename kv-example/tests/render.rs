@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use common::{Running, folder, program, serve};
+use common::{Running, ask, folder, program, serve};
 use tidings_proptest::processes::{eventually, signal};
 
 /// A rendering that ends with the test.
@@ -87,6 +87,64 @@ fn keys_become_files_that_follow_them() {
     node.line(&["del", "app/db/pool"]);
     eventually("what was deleted is gone", || names(&out) == ["name"]);
     eventually("it is run once for that", || read(&folder, "ran") == "shop\nstore\nstore\n");
+}
+
+/// Puts one small value and some of 900 kB in one batch, all of which begin with a number.
+fn put_numbered(node: &Running, number: usize) {
+    let put = |key: &str, bytes: usize| serde_json::json!({ "put": format!("app/{key}"), "value": format!("{number:06}{}", "x".repeat(bytes)) });
+    let mut writes = vec![put("conf", 0)];
+    writes.extend((0..5).map(|i| put(&format!("data-{i}"), 900_000)));
+    let body = serde_json::json!({ "writes": writes }).to_string();
+    let headers = [("content-type", "application/json")];
+    let reply = ask("POST", &format!("{}/v1/batch", node.http), &headers, body.as_bytes());
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+}
+
+#[test]
+fn no_state_in_force_has_a_part_of_a_batch() {
+    let a = serve("a", &[], &[]);
+    let b = serve("b", &[&a.addr], &[]);
+    eventually("b is ready", || ask("GET", &format!("{}/readyz", b.http), &[], b"").status == 200);
+    put_numbered(&a, 1);
+    eventually("b has it", || b.run(&["digest", &a.http]).status.success());
+    let folder = folder("render-batches");
+    let (out, ran) = (folder.join("out"), folder.join("ran"));
+    // One line for each state in force, with the numbers in it.
+    let script =
+        "echo $(for file in \"$TIDINGS_OUT\"/..data/*; do head -c 6 \"$file\"; echo; done | sort -u)";
+    let script = format!("{script} >> {}", ran.display());
+    let _rendering = begin(&b.http, &["--", "sh", "-c", &script], &out);
+    eventually("the first is rendered", || read(&folder, "ran") == "000001\n");
+    for number in 2..=8 {
+        put_numbered(&a, number);
+        let last = format!("{number:06}\n");
+        eventually("it is rendered", || read(&folder, "ran").ends_with(&last));
+    }
+    let ran = read(&folder, "ran");
+    assert!(ran.lines().all(|line| line.split(' ').count() == 1), "a state mixes two batches:\n{ran}");
+}
+
+#[test]
+fn node_without_a_place_for_whole_batches_is_followed_by_key() {
+    let node = serve("a", &[], &[]);
+    node.line(&["put", "app/a", "1"]);
+    let url = format!("{}/v1/watch?prefix=app/&whole=true", node.http);
+    // Each is held open until the test is over.
+    let held: Vec<_> = (0..16)
+        .map(|_| {
+            let mut lines = common::lines(&url, None);
+            lines.next().expect("it begins with a state");
+            lines
+        })
+        .collect();
+    assert_eq!(ask("GET", &url, &[], b"").status, 429);
+    let out = folder("render-by-key").join("out");
+    let _rendering = begin(&node.http, &[], &out);
+    eventually("it is there", || read(&out, "a") == "1");
+    node.line(&["put", "app/b", "2"]);
+    node.line(&["del", "app/a"]);
+    eventually("it follows", || names(&out) == ["b"] && read(&out, "b") == "2");
+    drop(held);
 }
 
 /// An address that was free a moment ago.

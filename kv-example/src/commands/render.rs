@@ -1,6 +1,6 @@
 //! `render`: keys as files that follow the store, for programs that read files.
 //!
-//! The keys below a prefix are followed as any watch does ([`feed`]). Whenever they have changed, what they give is
+//! The keys below a prefix are followed by whole batches ([`feed`]). Whenever they have changed, what they give is
 //! written beside what is in force and put in its place in one step ([`tree`], [`template`]): a reader sees the old
 //! state or the new one. A key that cannot be a file is named and left out ([`names`]).
 //!
@@ -31,8 +31,8 @@ use crate::client::Target;
 use crate::exit::{Exit, Failure};
 use crate::signals::End;
 
-/// The keys of one change come in several events. What has come is rendered after a pause this long, and after the
-/// second time at the latest.
+/// Changes that come soon after each other are rendered together: after a pause this long, and after the second time at
+/// the latest. From a node that tells key by key, the keys of one change come in several events as well.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// When to try again what could not be written.

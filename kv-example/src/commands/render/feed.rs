@@ -1,4 +1,7 @@
 //! The keys below a prefix, or a set of flags, as a node tells them: over broken connections and restarts of the node.
+//!
+//! Keys are followed by whole batches. A node that refuses such a stream, because it serves as many as it may or is of
+//! an older version, tells them key by key instead, until the next connection.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::client::{Client, Told, quoted};
+use crate::client::{Client, Stream, Told, quoted};
 use crate::commands::keys::value_of;
 use crate::exit::{Exit, Failure};
 
@@ -32,6 +35,14 @@ impl Source {
         match self {
             Self::Keys(prefix) => format!("/v1/watch?prefix={}", quoted(prefix)),
             Self::Flags(set) => format!("/ofrep/v1/events?set={}", quoted(set)),
+        }
+    }
+
+    /// The stream of whole batches, if there is one.
+    fn whole_path(&self) -> Option<String> {
+        match self {
+            Self::Keys(prefix) => Some(format!("/v1/watch?prefix={}&whole=true", quoted(prefix))),
+            Self::Flags(_) => None,
         }
     }
 
@@ -79,11 +90,10 @@ impl Feed {
 
 /// Follows until nobody listens, or it is of no use to try again.
 fn follow(client: &Client, source: &Source, is_lasting: bool, sender: &mpsc::Sender<Fed>) {
-    let path = source.stream_path();
     let mut at = Position::default();
     let (mut pause, mut has_connected) = (PAUSE_MIN, false);
     loop {
-        let failure = match ready(client).and_then(|()| client.stream("GET", &path, at.last())) {
+        let failure = match open(client, source, &mut at) {
             Ok(mut stream) => {
                 (pause, has_connected) = (PAUSE_MIN, true);
                 // Without a place to go on from, everything is told again.
@@ -108,6 +118,22 @@ fn follow(client: &Client, source: &Source, is_lasting: bool, sender: &mpsc::Sen
         std::thread::sleep(pause);
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Opens the stream of whole batches, from which `at` begins anew, or that of single keys, which goes on at `at`.
+fn open(client: &Client, source: &Source, at: &mut Position) -> Result<Stream, Failure> {
+    ready(client)?;
+    if let Some(path) = source.whole_path() {
+        match client.stream("GET", &path, None) {
+            Ok(stream) => {
+                *at = Position::default();
+                return Ok(stream);
+            }
+            Err(failure) if failure.is_refusal("too_many_watchers") || failure.is_refusal("bad_request") => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    client.stream("GET", &source.stream_path(), at.last())
 }
 
 /// Passes events on until nobody listens, or the connection fails.
@@ -155,7 +181,7 @@ impl Position {
     }
 }
 
-/// The keys and values as they are, and those that are being told anew.
+/// The keys and values as they are, and those that are being told anew, or are part of a batch of which more is to come.
 #[derive(Default)]
 pub(super) struct Keys {
     now: BTreeMap<String, Vec<u8>>,
@@ -170,6 +196,7 @@ impl Keys {
         match told.name.as_str() {
             "put" => _ = into.insert(key.to_owned(), value_of(&told.data).unwrap_or_default()),
             "delete" | "expired" => _ = into.remove(key),
+            "state" | "change" => return self.apply_whole(&told.data),
             "resync" => self.next = Some(BTreeMap::new()),
             "current" => match self.next.take() {
                 Some(next) => self.now = next,
@@ -178,6 +205,26 @@ impl Keys {
             _ => return false,
         }
         self.next.is_none()
+    }
+
+    /// Takes a part of a whole change. Returns whether it is the last one, with which all of them count.
+    fn apply_whole(&mut self, part: &Value) -> bool {
+        let is_last = part["more"] != true;
+        if !is_last {
+            self.next.get_or_insert_with(|| self.now.clone());
+        }
+        let into = self.next.as_mut().unwrap_or(&mut self.now);
+        for entry in part["entries"].as_array().into_iter().flatten() {
+            let key = entry["key"].as_str().unwrap_or_default();
+            into.insert(key.to_owned(), value_of(entry).unwrap_or_default());
+        }
+        for key in part["gone"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            into.remove(key);
+        }
+        if is_last {
+            self.now = self.next.take().unwrap_or_else(|| std::mem::take(&mut self.now));
+        }
+        is_last
     }
 
     pub(super) fn now(&self) -> &BTreeMap<String, Vec<u8>> {
@@ -215,6 +262,31 @@ mod tests {
         assert_eq!(names(&keys), ["b", "c"], "the earlier ones count meanwhile");
         assert!(keys.apply(&told("current", "")) && names(&keys).is_empty());
         assert!(!keys.apply(&told("current", "")) && !keys.apply(&told("unknown", "")));
+    }
+
+    #[test]
+    fn parts_of_a_batch_count_once_all_are_there() {
+        let mut keys = Keys::default();
+        let part = |name: &str, keys: &[&str], gone: &[&str], more: bool| {
+            let entries: Vec<Value> = keys.iter().map(|key| json!({ "key": key, "value": key })).collect();
+            event_of(name, json!({ "entries": entries, "gone": gone, "more": more }))
+        };
+        let names = |keys: &Keys| keys.now().keys().cloned().collect::<Vec<_>>();
+        keys.apply(&event_of("resync", Value::Null));
+        assert!(!keys.apply(&part("state", &["a"], &[], true)) && names(&keys).is_empty());
+        assert!(keys.apply(&part("state", &["b"], &[], false)));
+        assert_eq!(names(&keys), ["a", "b"]);
+        assert!(!keys.apply(&part("change", &["c"], &[], true)));
+        assert_eq!(names(&keys), ["a", "b"], "the rest is to come");
+        assert!(keys.apply(&part("change", &[], &["a"], false)));
+        assert_eq!(names(&keys), ["b", "c"]);
+        assert!(keys.apply(&part("change", &["d"], &["b"], false)));
+        assert_eq!(names(&keys), ["c", "d"]);
+        // A connection that broke within a batch, and one that tells everything anew.
+        keys.apply(&part("change", &["e"], &[], true));
+        keys.apply(&event_of("resync", Value::Null));
+        assert!(keys.apply(&part("state", &["d"], &[], false)));
+        assert_eq!(names(&keys), ["d"]);
     }
 
     #[test]
