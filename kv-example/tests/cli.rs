@@ -136,6 +136,43 @@ fn a_watch_prints_runs_commands_and_ends_when_told() {
 }
 
 #[test]
+fn watch_command_is_told_that_deletes_may_be_missed() {
+    let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let start = || {
+        let mut command = program();
+        command.args([
+            "serve",
+            "--name",
+            "a",
+            "--listen",
+            "127.0.0.1:0",
+            "--profile",
+            "local",
+            "--log",
+            "off",
+        ]);
+        command.args(["--http", &http]).env("TIDINGS_SECRET", common::SECRET);
+        common::start(command)
+    };
+    let node = start();
+    node.line(&["put", "w/gone", "1"]);
+    let ran = folder("resync").join("ran");
+    let script = format!("echo \"$TIDINGS_EVENT $TIDINGS_KEY\" >> {}", ran.display());
+    let mut watch = program();
+    watch.args(["watch", "w/", "--", "sh", "-c", &script]).env("TIDINGS_NODE", &node.http);
+    let mut watch = watch.spawn().unwrap();
+    let told = || std::fs::read_to_string(&ran).unwrap_or_default();
+    eventually("it is run for the value", || told() == "put w/gone\n");
+    // Without a disk nothing is there any more, and nobody tells that it was deleted.
+    drop(node);
+    let node = start();
+    node.line(&["put", "w/later", "2"]);
+    eventually("it is told to forget", || told().ends_with("resync \nput w/later\n"));
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
 fn slow_watch_command_runs_for_the_last_change() {
     let node = serve("a", &[], &[]);
     let folder = folder("folding");

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::keys::value_of;
 use super::{not_started, process};
-use crate::client::{Target, Told, quoted};
+use crate::client::{Client, Stream, Target, Told, quoted};
 use crate::exit::{Exit, Failure};
 use crate::table;
 
@@ -23,11 +23,13 @@ const ENVIRONMENT: &str = "\
 A command after -- is run for each change, one after another, with TIDINGS_EVENT (put, delete, expired), TIDINGS_KEY,
 TIDINGS_REVISION and, of a put, TIDINGS_STAMP in its environment and the value on its standard input. While it runs,
 changes of the same key fold into the last one. If it fails, watch ends with its exit code.
+With TIDINGS_EVENT=resync, without a key, it is told that deletes may have been missed: what it was told before may be
+gone, and all current values follow.
 
 Example: tidings watch config/ --no-current -- systemctl reload web
 
-A broken connection is made again, and the watch goes on where it was. If that is not possible it says `resync`, and
-all current values follow.";
+A broken connection is made again, also if the node refuses it for a while, and the watch goes on where it was. If that is
+not possible it says `resync`, and all current values follow.";
 
 /// Print changes as they happen, or run a command for each
 #[derive(Args, Debug)]
@@ -77,33 +79,45 @@ impl Watch {
             let next = waiting.pop_front().or_else(|| stream.next());
             let Some(told) = next else {
                 eprintln!("tidings: the connection is gone; trying again");
-                stream = loop {
-                    std::thread::sleep(RECONNECT_PAUSE);
-                    match client.stream("GET", &path, last.as_deref()) {
-                        Ok(stream) => break stream,
-                        Err(failure) if failure.is(Exit::Unreachable) || failure.is(Exit::TimedOut) => {}
-                        // The node may have its next token before this side has.
-                        Err(failure)
-                            if failure.is_refusal("unauthorized") && self.target.token_file.is_some() => {}
-                        Err(failure) => return Err(failure),
-                    }
-                };
+                stream = self.connect_again(&client, &path, last.as_deref())?;
                 continue;
             };
             let is_change = matches!(told.name.as_str(), "put" | "delete" | "expired");
-            if is_change && !self.command.is_empty() {
+            let is_news = is_change || told.name == "resync";
+            if is_news && !self.command.is_empty() {
                 self.hand_over(&told)?;
                 while let Some(later) = stream.ready() {
-                    waiting.retain(|earlier: &Told| earlier.data["key"] != later.data["key"]);
+                    let key = &later.data["key"];
+                    waiting.retain(|earlier: &Told| key.is_null() || earlier.data["key"] != *key);
                     waiting.push_back(later);
                 }
-            } else if self.command.is_empty() && (is_change || told.name == "resync" || self.target.json) {
+            } else if self.command.is_empty() && (is_news || self.target.json) {
                 self.print(&told)?;
             }
             left -= u64::from(is_change);
             last = told.id.or(last);
         }
         Ok(())
+    }
+
+    fn connect_again(&self, client: &Client, path: &str, last: Option<&str>) -> Result<Stream, Failure> {
+        loop {
+            std::thread::sleep(RECONNECT_PAUSE);
+            let failure = match client.stream("GET", path, last) {
+                Ok(stream) => return Ok(stream),
+                Err(failure) => failure,
+            };
+            let passes = if failure.is_refusal("unauthorized") {
+                // The node may have its next token before this side has.
+                self.target.token_file.is_some()
+            } else {
+                // Refused: the node served this stream before, and has no place for it, or is closing.
+                [Exit::Unreachable, Exit::TimedOut, Exit::Refused].into_iter().any(|exit| failure.is(exit))
+            };
+            if !passes {
+                return Err(failure);
+            }
+        }
     }
 
     fn print(&self, told: &Told) -> Result<(), Failure> {
