@@ -194,6 +194,32 @@ fn history_with_large_values_is_cut_by_size() {
 }
 
 #[test]
+fn history_that_is_not_cut_tells_deletes_while_others_are_forgotten() {
+    let node = serve("a", &[], &[]);
+    let batch = |writes: Vec<Value>| {
+        let body = json!({ "writes": writes }).to_string();
+        let headers = [("content-type", "application/json")];
+        let url = format!("{}/v1/batch", node.http);
+        assert_eq!(ask("POST", &url, &headers, body.as_bytes()).status, 200);
+    };
+    let fill = |round: usize| {
+        let keys: Vec<String> = (0..1_500).map(|i| format!("k/{round}-{i}")).collect();
+        batch(keys.iter().map(|key| json!({ "put": key, "value": "v" })).collect());
+        batch(keys.iter().map(|key| json!({ "delete": key })).collect());
+    };
+    (0..6).for_each(fill);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (6..30).for_each(fill));
+        while !writer.is_finished() {
+            let told = get(&node.http, "/v1/history?prefix=k/&limit=1000").json();
+            let has_deletes =
+                told["events"].as_array().unwrap().iter().any(|event| event["event"] == "delete");
+            assert!(has_deletes || told["is_cut"] == true, "the log is full of deletes");
+        }
+    });
+}
+
+#[test]
 fn write_can_wait_for_others_and_values_expire() {
     let a = serve("a", &[], &[]);
     let b = serve("b", &[&a.addr], &[]);

@@ -4,21 +4,21 @@
 //! key, the concurrent ones beside it, and the deletes that the change log remembers. Nothing more is told here.
 
 use std::cmp::Reverse;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Instant;
 
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use futures_util::Stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::{Entry, Revision, Stamp, Watch, WatchEvent, WatchOptions};
+use tidings::{Entry, Revision, Stamp, WatchEvent, WatchOptions};
+use tokio::time::{Instant, timeout_at};
 
 use super::kv::rows_of_values;
 use super::{ApiError, App, AppState, Ask, PAGE_ROWS_MAX, PAGE_TIME_MAX, page_limit, view};
+
+/// Events of the change log that are read before other tasks run.
+const EVENTS_PER_TURN: usize = 256;
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/history", get(history))
@@ -72,13 +72,12 @@ impl Event {
 /// the answer, or the time for it was over before all keys were looked at.
 async fn history(State(app): AppState, Ask(what): Ask<What>) -> Result<Json<Value>, ApiError> {
     let limit = page_limit(what.limit)?;
-    let Some(floor) = app.node.status().store.map(|store| store.floor) else {
+    let _permit = app.watcher()?;
+    let until = Instant::now() + PAGE_TIME_MAX;
+    let is_late = || Instant::now() > until;
+    let Some(Deletes { floor, mut events, has_all }) = deletes(&app, &what.prefix, until).await else {
         return Err(ApiError::unavailable("closed", "the node is closed"));
     };
-    let _permit = app.watcher()?;
-    let started = Instant::now();
-    let is_late = || started.elapsed() > PAGE_TIME_MAX;
-    let mut events = deletes(&app, &what.prefix, floor, is_late).await;
     let mut after: Option<String> = None;
     let is_whole = loop {
         let rows = app.node.scan_page(&what.prefix, after.as_deref(), PAGE_ROWS_MAX);
@@ -97,39 +96,57 @@ async fn history(State(app): AppState, Ask(what): Ask<What>) -> Result<Json<Valu
         tokio::task::yield_now().await;
     };
     let fitting = limit.min(rows_of_values(events.iter().map(Event::value_bytes)));
-    let is_cut = !is_whole || events.len() > fitting;
+    let is_cut = !has_all || !is_whole || events.len() > fitting;
     let events: Vec<Value> = events.into_iter().take(fitting).map(|event| event.told(&app)).collect();
     Ok(Json(json!({ "events": events, "is_cut": is_cut, "floor": floor })))
 }
 
 /// The deletes and expiries that the change log remembers.
-async fn deletes(app: &App, prefix: &str, floor: Revision, is_late: impl Fn() -> bool) -> Vec<Event> {
-    let mut watch = app.node.watch_with(prefix, WatchOptions::new().resume_from(floor));
-    let mut deletes = Vec::new();
-    while !is_late()
-        && let Some(event) = ready(&mut watch).await
-    {
-        match event {
-            WatchEvent::Delete { key, revision, stamp, writer } => {
-                let time_ms = stamp.map(Stamp::wall_ms);
-                let stamp = stamp.map(|stamp| stamp.to_string());
-                deletes.push(json!({ "event": "delete", "key": key, "revision": revision, "stamp": stamp,
-                                     "time_ms": time_ms, "writer": writer }));
-            }
-            WatchEvent::Expired { key, revision } => {
-                deletes.push(json!({ "event": "expired", "key": key, "revision": revision }));
-            }
-            _ => {}
-        }
-    }
-    deletes.into_iter().map(Event::Gone).collect()
+struct Deletes {
+    /// Where the log began when they were read.
+    floor: Revision,
+    events: Vec<Event>,
+    /// `false`: the time was over before.
+    has_all: bool,
 }
 
-/// The next event, if it is there already.
-async fn ready(watch: &mut Watch) -> Option<WatchEvent> {
-    std::future::poll_fn(|cx| match Pin::new(&mut *watch).poll_next(cx) {
-        Poll::Ready(event) => Poll::Ready(event),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
+/// Reads until the time is over. `None`: the node is closed.
+async fn deletes(app: &App, prefix: &str, until: Instant) -> Option<Deletes> {
+    loop {
+        let floor = app.node.status().store?.floor;
+        let mut watch = app.node.watch_with(prefix, WatchOptions::new().resume_from(floor));
+        let mut events = Vec::new();
+        let mut read = 0;
+        let has_all = loop {
+            let Ok(event) = timeout_at(until, watch.next()).await else { break Some(false) };
+            match event? {
+                WatchEvent::Delete { key, revision, stamp, writer } => {
+                    let time_ms = stamp.map(Stamp::wall_ms);
+                    let stamp = stamp.map(|stamp| stamp.to_string());
+                    events.push(Event::Gone(json!({
+                        "event": "delete", "key": key, "revision": revision, "stamp": stamp, "time_ms": time_ms,
+                        "writer": writer,
+                    })));
+                }
+                WatchEvent::Expired { key, revision } => {
+                    events.push(Event::Gone(json!({ "event": "expired", "key": key, "revision": revision })));
+                }
+                WatchEvent::Current => break Some(true),
+                // The log has forgotten deletes behind this floor.
+                WatchEvent::Resync => break None,
+                _ => {}
+            }
+            read += 1;
+            if read % EVENTS_PER_TURN == 0 {
+                tokio::task::yield_now().await;
+                if Instant::now() > until {
+                    break Some(false);
+                }
+            }
+        };
+        let is_late = Instant::now() > until;
+        if let Some(has_all) = has_all.or_else(|| is_late.then_some(false)) {
+            return Some(Deletes { floor, events, has_all });
+        }
+    }
 }

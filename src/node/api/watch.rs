@@ -66,19 +66,24 @@ impl Stream for Watch {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
         let watch = self.get_mut();
-        loop {
-            if let Some(event) = watch.events.pop_front() {
-                return Poll::Ready(Some(event));
-            }
-            let Some(id) = watch.id else { return Poll::Ready(None) };
-            let Some(mut core) = watch.shared.lock() else { return Poll::Ready(None) };
-            let (events, is_done) = core.replica.watched(id);
-            watch.events.extend(events);
-            if is_done && watch.events.is_empty() {
-                core.wakers.insert(id, cx.waker().clone());
-                return Poll::Pending;
-            }
+        if let Some(event) = watch.events.pop_front() {
+            return Poll::Ready(Some(event));
         }
+        let Some(id) = watch.id else { return Poll::Ready(None) };
+        let Some(mut core) = watch.shared.lock() else { return Poll::Ready(None) };
+        let (events, is_done) = core.replica.watched(id);
+        watch.events.extend(events);
+        if let Some(event) = watch.events.pop_front() {
+            return Poll::Ready(Some(event));
+        }
+        if is_done {
+            core.wakers.insert(id, cx.waker().clone());
+        } else {
+            // A part of the log that does not concern this watch was looked through: other tasks run before the next part.
+            drop(core);
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 
