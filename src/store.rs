@@ -411,15 +411,11 @@ impl LocalStore {
         let key = theirs.key();
         let row = self.row_of(key, place);
         let mine = row.map(|id| &self.slab.at(id).dot_set);
-        let dead = |stamp: Stamp| {
-            if !self.may_drop {
-                return false;
-            }
-            let dot = theirs.dots().iter().find(|dot| dot.stamp() == stamp);
-            dot.is_some_and(|dot| self.may_be_dropped(now, dot))
-        };
         let implied = |stamp: Stamp| mine.is_some_and(|mine| mine.covers_by_held(stamp));
-        let covered = |stamp: Stamp| implied(stamp) || self.coverage.covers(key, place, stamp) || dead(stamp);
+        let is_known = |stamp: Stamp| implied(stamp) || self.coverage.covers(key, place, stamp);
+        let dead = theirs.dots().iter().filter(|dot| self.may_be_dropped(now, dot) && !is_known(dot.stamp()));
+        let dead: Vec<Stamp> = dead.map(Dot::stamp).collect();
+        let covered = |stamp: Stamp| is_known(stamp) || dead.contains(&stamp);
         let arrival_wins = self.controls.has(Control::ArrivalOrder) && theirs.dots().len() == 1;
         let merged = if arrival_wins
             && mine.is_some_and(|mine| !mine.is_empty())
@@ -429,14 +425,27 @@ impl LocalStore {
         } else {
             entry::merge_dots(mine, theirs, covered, theirs_cover)
         };
-        let Some(mut merged) = merged else { return false };
         let was_hidden = |mine: &DotSet| mine.dots().iter().all(|dot| self.is_hidden(now, dot));
-        if merged.removal() == Some(Removal::Unknown) && mine.is_some_and(was_hidden) {
+        let merged = merged.map(|merged| match merged.removal() {
             // It expired for the users of this node before the peer dropped it.
-            merged = DotSet::empty(key, Removal::Expired);
-        }
+            Some(Removal::Unknown) if mine.is_some_and(was_hidden) => DotSet::empty(key, Removal::Expired),
+            _ => merged,
+        });
+        self.cover_dead(key, place, &dead);
+        let Some(merged) = merged else { return false };
         self.apply(row, place, merged, source);
         true
+    }
+
+    /// Covers dots that are not taken because they may be dropped, as if they had been taken and dropped: the values that
+    /// they have overwritten may come later, from a peer that has not merged them, and stay removed.
+    fn cover_dead(&mut self, key: &[u8], place: Place, dead: &[Stamp]) {
+        if !self.keeps_extra_coverage() || self.controls.has(Control::DeadUncovered) {
+            return;
+        }
+        for stamp in dead {
+            self.coverage.cover_key(key, place, &Clocks::from_iter([(stamp.origin, stamp.clock)]));
+        }
     }
 
     /// The second half of merging a row, after [`LocalStore::merge_rows`]: records what the row's sender covers at its

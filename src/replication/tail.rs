@@ -23,14 +23,20 @@ pub(crate) const LARGE_ROW: u8 = 3;
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Config;
+    #[cfg(feature = "__controls")]
+    use crate::controls::Control;
+    use crate::controls::Controls;
     use crate::id::RunId;
     use crate::replication::claims::ForwardedClaims;
     use crate::replication::vectors::OldParts;
     use crate::store::change_log::LogFilter;
     use crate::store::coverage::Vector;
+    use crate::store::digest::HashKey;
     use crate::store::slab::ChangeOrigin;
     use crate::store::{LocalStore, PeerRow};
     use crate::time::{Lifetime, Stamp, Time};
@@ -55,6 +61,8 @@ mod tests {
         /// What the next flush end of the sender asks for.
         ack: Option<u64>,
         names_large_rows: bool,
+        /// The receiver's time.
+        now: Time,
         /// What flush ends have asked for, as the receiver understood it.
         asked: Vec<Stamp>,
     }
@@ -74,6 +82,7 @@ mod tests {
                 forwarded_claims: ForwardedClaims::default(),
                 ack: None,
                 names_large_rows: true,
+                now: NOW,
                 asked: Vec::new(),
             }
         }
@@ -104,9 +113,9 @@ mod tests {
                 let merged = match kind {
                     Kind::Piece => {
                         let piece = Piece::read(reader).unwrap();
-                        self.incoming.handle_piece(to, &mut news, NOW, self.sender, piece, &mut None)
+                        self.incoming.handle_piece(to, &mut news, self.now, self.sender, piece, &mut None)
                     }
-                    _ => self.incoming.handle_frame(to, &mut news, NOW, self.sender, reader),
+                    _ => self.incoming.handle_frame(to, &mut news, self.now, self.sender, reader),
                 };
                 self.asked.extend(merged.unwrap().asked);
             }
@@ -241,6 +250,38 @@ mod tests {
                     && mate.coverage.vector().get(RunId::new(1)) >= later.clock
             );
         }
+    }
+
+    /// A delegate passes on a row that is dead by the mate's clock, before the end of its flush. Returns how many values
+    /// the mate holds at the key once a third node has brought it the overwritten one.
+    fn held_behind_a_dead_row(controls: Controls) -> usize {
+        let (mut writer, mut delegate) = (LocalStore::of_run(1), LocalStore::of_run(2));
+        let mut mate = LocalStore::new(&Config::lan(), RunId::new(3), HashKey::default(), controls);
+        let mut far = Tail::new(&writer, LogFilter::Own);
+        let mut near = Tail::new(&delegate, LogFilter::Forwarded);
+        writer.put(NOW, &key("k"), b"first", Lifetime::default());
+        let dot_set = writer.dot_set(&key("k")).expect("it is held").0.clone();
+        let overwritten = PeerRow { dot_set, vector: Vector::default(), context: None };
+        let lifetime = Lifetime { expires: NonZeroU64::new(2_000), run: None };
+        writer.put(NOW, &key("k"), b"second", lifetime);
+        for i in 0..100 {
+            writer.put(NOW, &key(&format!("other {i}")), &[b'x'; 1_000], Lifetime::default());
+        }
+        // The delegate has not finished the flush, so its vector has nothing of the writer.
+        let part = far.frame(&mut writer);
+        far.hand(&mut delegate, &mut near.forwarded_claims, &[part]);
+        let passed = near.frame(&mut delegate);
+        near.now = NOW.later_by(Duration::from_secs(60));
+        near.hand(&mut mate, &mut ForwardedClaims::default(), &[passed]);
+        mate.merge_rows(near.now, &[overwritten], ChangeOrigin::Learned, |_| ());
+        mate.dot_set(&key("k")).map_or(0, |(dot_set, _)| dot_set.dots().len())
+    }
+
+    #[test]
+    fn forwarded_row_that_is_dead_covers_what_it_overwrote() {
+        assert_eq!(held_behind_a_dead_row(Controls::default()), 0);
+        #[cfg(feature = "__controls")]
+        assert_eq!(held_behind_a_dead_row(Controls { broken: Some(Control::DeadUncovered) }), 1);
     }
 
     #[test]

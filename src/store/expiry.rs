@@ -9,7 +9,9 @@
 //! Dots that are bound to the life of a run are hidden and dropped here too; [`bound`](super::bound) says when.
 //!
 //! A drop is no event and has no revision. It must happen nowhere but in [`LocalStore::expire`]. A merge does not take
-//! a dot that may be dropped.
+//! a dot that may be dropped, but covers it.
+
+use std::num::NonZeroU64;
 
 use super::{DiskFollower, LocalStore};
 use crate::id::RowId;
@@ -70,9 +72,8 @@ impl LocalStore {
 
     /// Whether every clock within the permitted skew agrees that this dot has expired, so that it may be dropped.
     pub(super) fn may_be_dropped(&self, now: Time, dot: &Dot) -> bool {
-        dot.lifetime()
-            .expires
-            .is_some_and(|ms| ms.get().saturating_add(self.drop_delay_ms()) <= now.wall_ms())
+        let is_past = |ms: NonZeroU64| ms.get().saturating_add(self.drop_delay_ms()) <= now.wall_ms();
+        self.may_drop && dot.lifetime().expires.is_some_and(is_past)
     }
 
     /// When the next dot is to be hidden or dropped, in wall-clock milliseconds.

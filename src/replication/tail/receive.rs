@@ -11,7 +11,6 @@ use crate::replication::claims::{self, Claim, ForwardedClaims};
 use crate::replication::large::{LargeRowReceiver, PartialRow};
 use crate::replication::rows::{self, RefusedRow, refused_row};
 use crate::store::coverage::{BeyondOwn, Clocks, Vector};
-use crate::store::entry::Dot;
 use crate::store::slab::ChangeOrigin;
 use crate::store::{LocalStore, PeerRow};
 use crate::time::{Stamp, Time};
@@ -325,20 +324,14 @@ impl TailReceiver {
 
     /// Records what the rows cover beyond the vector. Nothing is recorded for a row that is covered by a held dot: one
     /// of the sender's origin, where its vector is beyond this replica's for that origin only. While the sender holds
-    /// it, none of its later events is about that key, so the held dot itself says what is covered. A dot that has
-    /// expired may not have been taken, though: then what it removes must be recorded.
+    /// it, none of its later events is about that key, so the held dot itself says what is covered.
     fn cover_rows(&mut self, store: &mut LocalStore, run: RunId, told: &Clocks, rows: &[PeerRow]) {
         // Coverage here only grows, so only the entries of this frame can have come to lie beyond it.
         let beyond = self.beyond_own.update(told, store.coverage.vector()).clone();
         let is_own = beyond.iter().all(|(origin, _)| origin == run);
         for row in rows {
-            let may_be_dead = !store.controls.has(Control::DeadUncovered);
-            let is_here = |dot: &Dot| {
-                let key = row.dot_set.key();
-                dot.lifetime().expires.is_none() || !may_be_dead || store.covers(key, dot.stamp())
-            };
-            let mut own = row.dot_set.dots().iter().filter(|dot| dot.stamp().origin == run);
-            let is_covered_by_held = is_own && own.any(is_here);
+            let mut dots = row.dot_set.dots().iter();
+            let is_covered_by_held = is_own && dots.any(|dot| dot.stamp().origin == run);
             if !is_covered_by_held || row.context.is_some() {
                 store.cover_row_beyond(row, &beyond);
             }
