@@ -72,6 +72,11 @@ const NEWCOMER_INTERVALS: u32 = 2;
 const NEWCOMER_PATIENCE_PART: u32 = 20;
 /// The greatest local health multiplier. A degraded node's times are stretched by 1 plus the multiplier.
 const LOCAL_HEALTH_MAX: u32 = 8;
+/// Members that have changed are written to the disk after this many probe intervals at the earliest. While some are
+/// down, the members are written `DOWN_TIMES_DIVISOR` times in [`Config::forget_after`] as well: a crash loses as much of
+/// the times for which they have been down.
+const MEMO_INTERVALS: u32 = 20;
+const DOWN_TIMES_DIVISOR: u32 = 64;
 /// How long the failure detector remembers members that are down.
 const DOWN_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// The most members per roster frame that are asked themselves, because a peer says that they live while this node
@@ -122,6 +127,8 @@ struct KnownMember {
     abilities: Option<Abilities>,
     /// When it entered its state, by the monotonic clock.
     entered_at: Duration,
+    /// How long it was down before that, in earlier runs of this node.
+    down_before: Duration,
     down_at: Duration,
     links: u32,
     acks: AckState,
@@ -182,6 +189,8 @@ pub(crate) struct Members {
     /// The known members have changed since the memo was written.
     is_unwritten: bool,
     write_at: Duration,
+    /// When to write anew for how long members have been down.
+    down_times_at: Duration,
     /// Runs whose state in the failure detector may differ from the state here.
     runs_to_check: Vec<RunId>,
     pub(crate) effects: VecDeque<MemberEffect>,
@@ -229,6 +238,7 @@ impl Members {
             twins: VecDeque::new(),
             is_unwritten: false,
             write_at: Duration::ZERO,
+            down_times_at: Duration::ZERO,
             runs_to_check: Vec::new(),
             effects: VecDeque::new(),
             now: Time::default(),
@@ -279,20 +289,37 @@ impl Members {
 
     // What survives a restart.
 
-    /// The members to look for after a restart, if they have changed and it is time to write them to the disk.
+    /// The members to look for after a restart, if it is time to write them to the disk: they have changed, or the times
+    /// for which some have been down have grown.
     pub(crate) fn memo(&mut self) -> Option<Vec<u8>> {
-        if self.now.mono < self.write_at { None } else { self.unwritten_memo() }
+        let now = self.now.mono;
+        let has_changed = self.is_unwritten && now >= self.write_at;
+        let has_grown = now >= self.down_times_at;
+        if has_grown {
+            self.down_times_at = now + self.down_times_interval();
+        }
+        if has_changed || has_grown { self.unwritten_memo() } else { None }
     }
 
-    /// The members to look for after a restart, if they have changed since they were last written to the disk.
+    fn down_times_interval(&self) -> Duration {
+        self.config.probe_interval.max(self.config.forget_after / DOWN_TIMES_DIVISOR)
+    }
+
+    /// The members to look for after a restart, and for how long those that are down have been down. `None` if the disk
+    /// has all that.
     pub(crate) fn unwritten_memo(&mut self) -> Option<Vec<u8>> {
-        if !std::mem::take(&mut self.is_unwritten) {
+        let is_down = |known: &&KnownMember| known.member.state == MemberState::Down;
+        let has_changed = std::mem::take(&mut self.is_unwritten);
+        if !has_changed && !self.known.values().any(|known| is_down(&known)) {
             return None;
         }
-        self.write_at = self.now.mono + times(self.config.probe_interval, 20);
+        self.write_at = self.now.mono + times(self.config.probe_interval, MEMO_INTERVALS);
         let mut writer = Writer::plain();
         let present = self.others().filter(|member| member.state != MemberState::Left);
         present.for_each(|member| roster::write_contact(&mut writer, member));
+        for known in self.known.values().filter(is_down) {
+            roster::write_down_time(&mut writer, known.member.run, known.state_time(self.now));
+        }
         Some(writer.into_plain())
     }
 
@@ -301,8 +328,13 @@ impl Members {
     pub(crate) fn load(&mut self, memo: &[u8]) {
         let mut reader = Reader::plain(memo);
         while !reader.is_at_end()
-            && let Ok(who) = roster::read_contact(&mut reader)
+            && let Ok((who, down_time)) = roster::read_remembered(&mut reader)
         {
+            if let Some((run, down_for)) = down_time
+                && let Some(known) = self.known.get_mut(&run)
+            {
+                known.down_before = down_for;
+            }
             let Some(who) = who else { continue };
             // The directory may be that of another node, which knew this node as a member.
             if who.name != self.own.name
@@ -315,10 +347,11 @@ impl Members {
     }
 
     /// Must be called before anything else that has a time; later calls do nothing. Members that an earlier run knew are
-    /// down since the first call, as far as this run can say.
+    /// down since the first call, or for as long before it as the earlier run has found them down.
     pub(crate) fn begin(&mut self, now: Time) {
         if !std::mem::replace(&mut self.has_begun, true) {
-            self.known.values_mut().for_each(|known| known.enter(known.member.state, now));
+            self.known.values_mut().for_each(|known| known.resume_down(now));
+            self.down_times_at = now.mono + self.down_times_interval();
         }
     }
 
@@ -437,6 +470,7 @@ impl KnownMember {
             is_proven: false,
             abilities: None,
             entered_at: Duration::ZERO,
+            down_before: Duration::ZERO,
             down_at: Duration::MAX,
             links: 0,
             acks: AckState::None,
@@ -458,6 +492,20 @@ impl KnownMember {
         self.member.state = state;
         self.member.since = SystemTime::UNIX_EPOCH + now.wall;
         self.entered_at = now.mono;
+        self.down_before = Duration::ZERO;
+    }
+
+    /// It is down since before this run, as far as earlier runs can say.
+    fn resume_down(&mut self, now: Time) {
+        let before = self.down_before;
+        self.enter(self.member.state, now);
+        self.member.since -= before.min(now.wall);
+        self.down_before = before;
+    }
+
+    /// How long it has been in its state, earlier runs of this node included.
+    fn state_time(&self, now: Time) -> Duration {
+        now.mono.saturating_sub(self.entered_at).saturating_add(self.down_before)
     }
 
     fn as_down(&self) -> foca::Member<SwimId> {

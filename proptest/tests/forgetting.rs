@@ -60,6 +60,26 @@ fn member_that_was_down_for_too_long_is_forgotten_everywhere() {
 }
 
 #[test]
+fn member_is_forgotten_although_the_others_restart() {
+    let mut config = Config::lan();
+    config.forget_after = SECOND * 30;
+    let mut sim = Sim::new(3).config(config).seeds(&[0, 1]).nodes_with_disk(3);
+    sim.run_for(SECOND * 10);
+    sim.crash(2);
+    let mut restart_in_turn = |times: usize| {
+        for i in 0..2 * times {
+            sim.run_for(SECOND * 10);
+            sim.crash(i % 2);
+            sim.restart(i % 2);
+        }
+        sim.run_for(SECOND);
+        (0..2).filter(|i| knows(&sim, *i, "n2")).count()
+    };
+    assert_eq!(restart_in_turn(1), 2, "they look for it after a restart");
+    assert_eq!(restart_in_turn(3), 0, "it is never forgotten");
+}
+
+#[test]
 fn one_request_forgets_a_member_on_all_nodes() {
     for seed in 0..20 {
         let mut sim = cluster(seed, 5, SECOND * 3_600);

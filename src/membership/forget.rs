@@ -32,7 +32,7 @@ impl Members {
         self.begin(now);
         self.forget_ended();
         let is_due = |known: &&KnownMember| {
-            let is_over = known.entered_at + self.config.forget_after <= now.mono;
+            let is_over = known.state_time(now) >= self.config.forget_after;
             let is_asked = asked.contains(&known.member.run);
             let is_gone = known.may_be_forgotten() || (is_asked && self.controls.has(Control::ForgetsLiving));
             is_gone && (is_over || is_asked)
@@ -116,6 +116,32 @@ mod tests {
             own.forget_due(week(hours), &BTreeSet::new());
             assert_eq!(own.others().count(), remembered, "after {hours} hours");
         }
+    }
+
+    #[test]
+    fn restart_goes_on_with_the_time_for_which_a_member_was_down() {
+        let at = |hours: u64| Time::default().later_by(Duration::from_secs(hours * 3_600));
+        let mut earlier = members();
+        earlier.begin(at(1));
+        assert!(earlier.add_by_hearsay(&member(2)));
+        earlier.known.get_mut(&RunId::new(2)).unwrap().enter(MemberState::Down, at(1));
+        earlier.now = at(11);
+        let memo = earlier.unwritten_memo().expect("a member is down");
+        // The node was off for an hour, and its monotonic clock began anew.
+        let mut own = members();
+        own.load(&memo);
+        let restarted = |hours: u64| Time { wall: at(12 + hours).wall, ..at(hours) };
+        for (hours, remembered) in [(0, 1), (13, 1), (14, 0)] {
+            own.forget_due(restarted(hours), &BTreeSet::new());
+            assert_eq!(own.others().count(), remembered, "after {hours} hours");
+            assert!(own.others().all(|member| member.since == std::time::UNIX_EPOCH + at(2).wall));
+        }
+        // A program from before these times reads the members alone.
+        let (mut reader, mut read) = (crate::wire::Reader::plain(&memo), Vec::new());
+        while !reader.is_at_end() {
+            read.extend(crate::membership::roster::read_contact(&mut reader).unwrap());
+        }
+        assert_eq!(read.iter().map(|member| member.run).collect::<Vec<_>>(), [RunId::new(2)]);
     }
 
     /// Which of two forgotten members are dialled: run 2 was gone for too long, run 3 was asked to be forgotten.

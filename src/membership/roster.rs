@@ -5,6 +5,7 @@
 //! turn.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use foca::Timer;
 use rand_core::Rng;
@@ -46,18 +47,41 @@ pub(super) fn write_contact(writer: &mut Writer, member: &Member) {
     writer.u16_le(member.addr.port());
 }
 
+/// Writes into a memo how long a member has been down. It is a contact without a name, whose address no address has the
+/// length of: programs from before it skip that.
+pub(super) fn write_down_time(writer: &mut Writer, run: RunId, down_for: Duration) {
+    writer.run(run);
+    writer.bytes(&[]);
+    writer.bytes(&(down_for.as_millis() as u64).to_le_bytes());
+    writer.u16_le(0);
+}
+
+/// Reads a part of a memo: a member, or how long one has been down. Neither if it is not acceptable.
+pub(super) fn read_remembered(
+    reader: &mut Reader<'_>,
+) -> Result<(Option<Member>, Option<(RunId, Duration)>), WireError> {
+    let fields = contact_fields(reader)?;
+    let down_ms = <[u8; 8]>::try_from(fields.2).ok().filter(|_| fields.1.is_empty()).map(u64::from_le_bytes);
+    Ok((contact_of(fields), down_ms.map(|ms| (fields.0, Duration::from_millis(ms)))))
+}
+
 /// Reads a member without its metadata. `Ok(None)` if it can be read but is not acceptable, so that reading goes on
 /// behind it.
 pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Option<Member>, WireError> {
-    let run = reader.run()?;
-    let name = reader.bytes()?;
-    let ip = reader.bytes()?;
-    let port = reader.u16_le()?;
+    Ok(contact_of(contact_fields(reader)?))
+}
+
+/// Run, name, IP address and port.
+fn contact_fields<'a>(reader: &mut Reader<'a>) -> Result<(RunId, &'a [u8], &'a [u8], u16), WireError> {
+    Ok((reader.run()?, reader.bytes()?, reader.bytes()?, reader.u16_le()?))
+}
+
+fn contact_of((run, name, ip, port): (RunId, &[u8], &[u8], u16)) -> Option<Member> {
     let v4 = <[u8; 4]>::try_from(ip).map(IpAddr::from);
     let v6 = <[u8; 16]>::try_from(ip).map(IpAddr::from);
-    let (Ok(ip), Ok(name)) = (v4.or(v6), std::str::from_utf8(name)) else { return Ok(None) };
+    let (Ok(ip), Ok(name)) = (v4.or(v6), std::str::from_utf8(name)) else { return None };
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
-    Ok(fits.then(|| Member::new(name, run, SocketAddr::new(ip, port))))
+    fits.then(|| Member::new(name, run, SocketAddr::new(ip, port)))
 }
 
 fn write_record(writer: &mut Writer, member: &Member, id: SwimId, incarnation: u16, state: u8) {
