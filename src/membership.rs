@@ -73,8 +73,8 @@ const NEWCOMER_PATIENCE_PART: u32 = 20;
 /// The greatest local health multiplier. A degraded node's times are stretched by 1 plus the multiplier.
 const LOCAL_HEALTH_MAX: u32 = 8;
 /// Members that have changed are written to the disk after this many probe intervals at the earliest. While some are
-/// down, the members are written `DOWN_TIMES_DIVISOR` times in [`Config::forget_after`] as well: a crash loses as much of
-/// the times for which they have been down.
+/// down, the members are written `DOWN_TIMES_DIVISOR` times in [`Config::forget_after`] as well: a crash loses as much
+/// of the times for which they have been down.
 const MEMO_INTERVALS: u32 = 20;
 const DOWN_TIMES_DIVISOR: u32 = 64;
 /// How long the failure detector remembers members that are down.
@@ -289,8 +289,8 @@ impl Members {
 
     // What survives a restart.
 
-    /// The members to look for after a restart, if it is time to write them to the disk: they have changed, or the times
-    /// for which some have been down have grown.
+    /// The members to look for after a restart, if it is time to write them to the disk: they have changed, or the
+    /// times for which some have been down have grown.
     pub(crate) fn memo(&mut self) -> Option<Vec<u8>> {
         let now = self.now.mono;
         let has_changed = self.is_unwritten && now >= self.write_at;
@@ -328,14 +328,16 @@ impl Members {
     pub(crate) fn load(&mut self, memo: &[u8]) {
         let mut reader = Reader::plain(memo);
         while !reader.is_at_end()
-            && let Ok((who, down_time)) = roster::read_remembered(&mut reader)
+            && let Ok(remembered) = roster::read_remembered(&mut reader)
         {
-            if let Some((run, down_for)) = down_time
-                && let Some(known) = self.known.get_mut(&run)
-            {
-                known.down_before = down_for;
-            }
-            let Some(who) = who else { continue };
+            let who = match remembered {
+                Some(roster::Remembered::Member(who)) => who,
+                Some(roster::Remembered::DownFor(run, down_for)) => {
+                    self.known.get_mut(&run).into_iter().for_each(|known| known.down_before = down_for);
+                    continue;
+                }
+                None => continue,
+            };
             // The directory may be that of another node, which knew this node as a member.
             if who.name != self.own.name
                 && self.add_by_hearsay(&who)

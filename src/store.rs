@@ -437,8 +437,8 @@ impl LocalStore {
         true
     }
 
-    /// Covers dots that are not taken because they may be dropped, as if they had been taken and dropped: the values that
-    /// they have overwritten may come later, from a peer that has not merged them, and stay removed.
+    /// Covers dots that are not taken because they may be dropped, as if they had been taken and dropped: the values
+    /// that they have overwritten may come later, from a peer that has not merged them, and stay removed.
     fn cover_dead(&mut self, key: &[u8], place: Place, dead: &[Stamp]) {
         if !self.keeps_extra_coverage() || self.controls.has(Control::DeadUncovered) {
             return;

@@ -56,32 +56,50 @@ pub(super) fn write_down_time(writer: &mut Writer, run: RunId, down_for: Duratio
     writer.u16_le(0);
 }
 
-/// Reads a part of a memo: a member, or how long one has been down. Neither if it is not acceptable.
-pub(super) fn read_remembered(
-    reader: &mut Reader<'_>,
-) -> Result<(Option<Member>, Option<(RunId, Duration)>), WireError> {
-    let fields = contact_fields(reader)?;
-    let down_ms = <[u8; 8]>::try_from(fields.2).ok().filter(|_| fields.1.is_empty()).map(u64::from_le_bytes);
-    Ok((contact_of(fields), down_ms.map(|ms| (fields.0, Duration::from_millis(ms)))))
+/// A part of a memo.
+pub(super) enum Remembered {
+    Member(Member),
+    DownFor(RunId, Duration),
+}
+
+/// Reads a part of a memo. `Ok(None)` if it is not acceptable.
+pub(super) fn read_remembered(reader: &mut Reader<'_>) -> Result<Option<Remembered>, WireError> {
+    let fields = ContactFields::read(reader)?;
+    let down_ms = <[u8; 8]>::try_from(fields.ip).ok().filter(|_| fields.name.is_empty());
+    let down_for = down_ms.map(|ms| Duration::from_millis(u64::from_le_bytes(ms)));
+    Ok(match down_for {
+        Some(down_for) => Some(Remembered::DownFor(fields.run, down_for)),
+        None => fields.member().map(Remembered::Member),
+    })
 }
 
 /// Reads a member without its metadata. `Ok(None)` if it can be read but is not acceptable, so that reading goes on
 /// behind it.
 pub(super) fn read_contact(reader: &mut Reader<'_>) -> Result<Option<Member>, WireError> {
-    Ok(contact_of(contact_fields(reader)?))
+    Ok(ContactFields::read(reader)?.member())
 }
 
-/// Run, name, IP address and port.
-fn contact_fields<'a>(reader: &mut Reader<'a>) -> Result<(RunId, &'a [u8], &'a [u8], u16), WireError> {
-    Ok((reader.run()?, reader.bytes()?, reader.bytes()?, reader.u16_le()?))
+/// The contact of a member as it was written.
+struct ContactFields<'a> {
+    run: RunId,
+    name: &'a [u8],
+    ip: &'a [u8],
+    port: u16,
 }
 
-fn contact_of((run, name, ip, port): (RunId, &[u8], &[u8], u16)) -> Option<Member> {
-    let v4 = <[u8; 4]>::try_from(ip).map(IpAddr::from);
-    let v6 = <[u8; 16]>::try_from(ip).map(IpAddr::from);
-    let (Ok(ip), Ok(name)) = (v4.or(v6), std::str::from_utf8(name)) else { return None };
-    let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
-    fits.then(|| Member::new(name, run, SocketAddr::new(ip, port)))
+impl<'a> ContactFields<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, WireError> {
+        Ok(Self { run: reader.run()?, name: reader.bytes()?, ip: reader.bytes()?, port: reader.u16_le()? })
+    }
+
+    /// `None` if it is not acceptable.
+    fn member(&self) -> Option<Member> {
+        let v4 = <[u8; 4]>::try_from(self.ip).map(IpAddr::from);
+        let v6 = <[u8; 16]>::try_from(self.ip).map(IpAddr::from);
+        let (Ok(ip), Ok(name)) = (v4.or(v6), std::str::from_utf8(self.name)) else { return None };
+        let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
+        fits.then(|| Member::new(name, self.run, SocketAddr::new(ip, self.port)))
+    }
 }
 
 fn write_record(writer: &mut Writer, member: &Member, id: SwimId, incarnation: u16, state: u8) {

@@ -252,8 +252,8 @@ mod tests {
         }
     }
 
-    /// A delegate passes on a row that is dead by the mate's clock, before the end of its flush. Returns how many values
-    /// the mate holds at the key once a third node has brought it the overwritten one.
+    /// A delegate passes on a row that is dead by the mate's clock, before the end of its flush. Returns how many
+    /// values the mate holds at the key once a third node has brought it the overwritten one.
     fn held_behind_a_dead_row(controls: Controls) -> usize {
         let (mut writer, mut delegate) = (LocalStore::of_run(1), LocalStore::of_run(2));
         let mut mate = LocalStore::new(&Config::lan(), RunId::new(3), HashKey::default(), controls);

@@ -80,8 +80,8 @@ impl LocalStore {
         if coverage.is_vector_only() || self.controls.has(Control::PartIsWhole) {
             return Clocks::default();
         }
-        let context = coverage.context(stored_key, self.hash_key.place(stored_key)).unwrap_or_default();
-        let mut missing = vector.missing(&context);
+        let beyond = coverage.context(stored_key, self.hash_key.place(stored_key)).unwrap_or_default();
+        let mut missing = vector.missing(&beyond);
         for stamp in held.iter().map(Dot::stamp).filter(|stamp| !vector.covers(*stamp)) {
             missing.raise(stamp);
         }
