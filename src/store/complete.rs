@@ -74,7 +74,7 @@ impl LocalStore {
         self.missing_of(dot_set.key(), dot_set.dots(), claimed)
     }
 
-    fn missing_of(&self, stored_key: &[u8], held: &[Dot], claimed: &Clocks) -> Clocks {
+    fn missing_of(&self, stored_key: &[u8], dots: &[Dot], claimed: &Clocks) -> Clocks {
         let (coverage, vector) = (&self.coverage, self.coverage.vector());
         // Nearly always, and no key need be looked at then.
         if coverage.is_vector_only() || self.controls.has(Control::PartIsWhole) {
@@ -82,13 +82,13 @@ impl LocalStore {
         }
         let beyond = coverage.context(stored_key, self.hash_key.place(stored_key)).unwrap_or_default();
         let mut missing = vector.missing(&beyond);
-        for stamp in held.iter().map(Dot::stamp).filter(|stamp| !vector.covers(*stamp)) {
+        for stamp in dots.iter().map(Dot::stamp).filter(|stamp| !vector.covers(*stamp)) {
             missing.raise(stamp);
         }
         let missing = missing.beyond(claimed);
         if self.controls.has(Control::OverdueAnew) {
-            let head = self.log.head();
-            return missing.iter().map(|(origin, clock)| (origin, clock + head)).collect();
+            let changes = self.log.head();
+            return missing.iter().map(|(origin, clock)| (origin, clock + changes)).collect();
         }
         missing
     }
