@@ -139,12 +139,15 @@ impl Members {
     /// Adds a member that others speak of. False if it is not taken in: hearsay never gives a proven run another name.
     /// Nor does it change the address of a known run, or the metadata of one that is linked and tells of itself.
     pub(super) fn add_by_hearsay(&mut self, who: &Member) -> bool {
-        let run = who.run;
         // A run that has ended and was replaced comes back by hearsay only under a later identity.
-        let is_added = run != self.own.run
-            && !self.is_of_other(run, &who.name)
-            && self.ended(run).is_none()
-            && self.add(who, Self::forget_gone);
+        self.ended(who.run).is_none() && self.add_told(who)
+    }
+
+    /// The same of a run that has not ended, or comes back.
+    pub(super) fn add_told(&mut self, who: &Member) -> bool {
+        let run = who.run;
+        let is_added =
+            run != self.own.run && !self.is_of_other(run, &who.name) && self.add(who, Self::forget_gone);
         let is_news = |known: &KnownMember| is_later(who.meta_version, known.member.meta_version);
         if is_added && self.known[&run].links == 0 && is_news(&self.known[&run]) {
             self.take_meta(who);

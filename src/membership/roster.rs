@@ -312,7 +312,7 @@ impl Members {
                 // It lives under a later identity than the one that has ended.
                 _ = self.detector.handle_timer(Timer::RemoveDown(ended), &mut self.wishes);
             }
-            if !self.add_by_hearsay(&record.member) {
+            if !self.add_told(&record.member) {
                 continue;
             }
             let (version, known) = (record.member.meta_version, &self.known[&run]);
