@@ -109,6 +109,22 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// What a disk holds of this store, without memos and positions.
+    #[cfg(test)]
+    pub(crate) fn of(store: &crate::store::LocalStore) -> Self {
+        let state = DiskSummary {
+            hash_key: store.hash_key,
+            clock: store.clock.last(),
+            run: store.run,
+            root: store.root().sum(),
+            vector_sum: StoredVectorSum::Second(store.coverage.sum_with_withheld()),
+            extra_regions: 0,
+            has_voter_times: false,
+        };
+        let rows = store.iter_from(&[]).map(|(row, _)| row.clone()).collect();
+        Self { rows, vector: store.coverage.vector_with_withheld(), state: Some(state), ..Self::default() }
+    }
+
     /// Reads everything that a disk holds, in the order of its keys.
     ///
     /// # Errors

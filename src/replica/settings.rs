@@ -232,8 +232,7 @@ mod tests {
     use super::*;
     use crate::id::LinkId;
     use crate::membership::tests::member;
-    use crate::replica::saved::{DiskSummary, Saved, StoredVectorSum};
-    use crate::store::entry::DotSet;
+    use crate::replica::saved::Saved;
     use crate::wire::Abilities;
 
     fn at(ms: u64) -> Time {
@@ -281,19 +280,8 @@ mod tests {
         let mut first = voter();
         let settings = ClusterSettings { mesh_members_max: 9, ..first.cluster_settings().present };
         _ = first.set_cluster_settings(at(3_600_000), settings).unwrap();
-        let store = &first.store;
-        let rows: Vec<DotSet> = store.iter_from(&[]).map(|(row, _)| row.clone()).collect();
-        let state = DiskSummary {
-            hash_key: store.hash_key,
-            clock: 0,
-            run: store.run,
-            root: store.root().sum(),
-            vector_sum: StoredVectorSum::Second(store.coverage.sum_with_withheld()),
-            extra_regions: 0,
-            has_voter_times: false,
-        };
-        let vector = store.coverage.vector_with_withheld();
-        let saved = Saved { rows, vector: vector.clone(), state: Some(state), ..Saved::default() };
+        let saved = Saved::of(&first.store);
+        let vector = saved.vector.clone();
         let replica = Replica::new(Setup { saved: Some(saved), ..Setup::new(Config::lan(), 2) });
         assert_eq!(replica.config.mesh_members_max, 9, "it has read the record");
         assert!(!replica.store.coverage.withholds_future() && !vector.is_empty());

@@ -263,24 +263,14 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::membership::tests::member;
-    use crate::replica::saved::{DiskSummary, StoredVectorSum};
     use crate::replica::{Output, ReplicaEvent, VOTER_MEMO};
 
     #[test]
     fn what_a_start_finds_is_told_to_the_user() {
         let setup = || Setup { member: Some(member(1)), has_disk: true, ..Setup::new(Config::lan(), 1) };
         let empty = Replica::new(setup());
-        let state = DiskSummary {
-            hash_key: empty.store.hash_key,
-            clock: 0,
-            run: empty.store.run,
-            root: empty.store.root().sum(),
-            vector_sum: StoredVectorSum::Second(empty.store.coverage.sum_with_withheld()),
-            extra_regions: 0,
-            has_voter_times: false,
-        };
         let memos = BTreeMap::from([(VOTER_MEMO.to_owned(), b"of a later program".to_vec())]);
-        let saved = Saved { memos, state: Some(state), ..Saved::default() };
+        let saved = Saved { memos, ..Saved::of(&empty.store) };
         let (mut replica, is_damaged) = replica(setup(), saved, None).unwrap();
         assert!(!is_damaged);
         let mut told = std::iter::from_fn(|| replica.poll());
