@@ -213,8 +213,8 @@ fn plan_write(
 
 /// The note of a change: of a delete also that it ends a plan.
 fn note_of(store: &impl Store, names: Names<'_>, set: &str, change: &Change, note: &str) -> String {
-    let plan = store.get(&names.plan(set, &change.flag)).as_ref().and_then(Plan::of_entry);
-    if change.definition.is_some() || !plan.is_some_and(|plan| plan.state.is_open()) {
+    let plan = || Plan::of_entry(&store.get(&names.plan(set, &change.flag))?);
+    if change.definition.is_some() || !plan().is_some_and(|plan| plan.state.is_open()) {
         return note.to_owned();
     }
     let parts = [note, "its plan was cancelled"].into_iter().filter(|part| !part.is_empty());
