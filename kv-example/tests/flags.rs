@@ -76,6 +76,8 @@ fn flags_are_made_targeted_and_rolled_out() {
         (&["enable", "nothing"], 1),
         (&["show", "nothing"], 1),
         (&["history", "nothing"], 1),
+        (&["history", "checkout", "--note", "why"], 2),
+        (&["history", "checkout", "--if-stamp", &stamp], 2),
         (&["eval", "nothing"], 1),
         (&["create", "bad", "--variant", "on=1", "--variant", "off=x"], 4),
         (&["create", "bad", "--targeting", r#"{"unheard": []}"#], 4),
@@ -85,6 +87,19 @@ fn flags_are_made_targeted_and_rolled_out() {
     }
     node.line(&["flags", "delete", "checkout"]);
     assert_eq!(code(&flags(&["delete", "checkout"])), 1);
+}
+
+#[test]
+fn definition_nested_too_deep_leaves_the_list_readable() {
+    let node = serve("a", &[], &[]);
+    node.line(&["flags", "create", "checkout"]);
+    let deep = format!("{}{}", "[".repeat(126), "]".repeat(126));
+    let deep = format!(r#"{{"state":"ENABLED","variants":{deep}}}"#);
+    node.line(&["put", "flags/default/deep", &deep, "--force"]);
+    assert!(node.line(&["flags", "list"]).contains("checkout"));
+    assert_eq!(definition(&node, "deep"), Value::Null);
+    let export = node.run(&["flags", "export"]);
+    assert!(code(&export) != 0 && said(&export).contains("nested too deep"), "{}", said(&export));
 }
 
 #[test]

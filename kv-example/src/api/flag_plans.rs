@@ -180,7 +180,10 @@ fn check_steps(app: &App, set: &str, flag: &str, entry: &Entry, plan: &Plan) -> 
     let shared = shared_rules(app, set, &[]);
     let key = app.flag_names().flag(set, flag);
     let mut definition = change::definition_of(entry).ok_or_else(|| {
-        ApiError::conflict("malformed", format!("the definition of \"{flag}\" is not JSON"))
+        ApiError::conflict(
+            "malformed",
+            format!("the definition of \"{flag}\" is not JSON, or nested too deep"),
+        )
     })?;
     for (at, step) in plan.steps.iter().enumerate() {
         let edited = step.edit.apply(&definition);

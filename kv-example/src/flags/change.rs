@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tidings::flags::DEFINITION_DEPTH_MAX;
 use tidings::{Entry, OnlyIf, PutOptions, Store, WriteBatch, WriteError};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -119,9 +120,19 @@ pub(crate) fn broken(
     new.map(|fault| Fault { path: format!("/{}", fault.flag), message: fault.error.to_string() }).collect()
 }
 
-/// The definition that a store holds; `None` also if it is not JSON.
+/// The definition that a store holds; `None` also if it is not JSON, or is nested deeper than a definition may be: answers
+/// hold it some levels deeper, and their readers have a limit as well.
 pub(crate) fn definition_of(entry: &Entry) -> Option<Value> {
-    serde_json::from_slice(entry.value()).ok()
+    let definition = serde_json::from_slice(entry.value()).ok()?;
+    is_within(&definition, DEFINITION_DEPTH_MAX).then_some(definition)
+}
+
+fn is_within(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Array(items) => depth > 0 && items.iter().all(|item| is_within(item, depth - 1)),
+        Value::Object(fields) => depth > 0 && fields.values().all(|field| is_within(field, depth - 1)),
+        _ => true,
+    }
 }
 
 /// The history of a flag, newest first.

@@ -10,6 +10,7 @@ use super::when::literal;
 use super::{Flag, InSet, now_ms, plans, print};
 use crate::client::quoted;
 use crate::commands::keys::{for_each_row, since};
+use crate::commands::whole;
 use crate::exit::{Exit, Failure};
 use crate::flags::change::{Past, time_text};
 use crate::flags::plan::Plan;
@@ -195,6 +196,11 @@ pub(crate) struct History {
 impl History {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let place = &self.flag.place;
+        if !self.roll_back && (self.flag.if_stamp.is_some() || !self.flag.why.note.is_empty()) {
+            return Err(Failure::usage(
+                "--note and --if-stamp belong to a change: give --roll-back with them",
+            ));
+        }
         let answer = place.client()?.get(&format!("{}/history", place.path(&self.flag.name)))?;
         if !answer.is_found() {
             return Err(place.no_flag(&self.flag.name));
@@ -347,15 +353,19 @@ impl Export {
         let malformed = file["flags"].as_object().into_iter().flatten().filter(|(_, flag)| flag.is_null());
         let malformed: Vec<&str> = malformed.map(|(name, _)| name.as_str()).collect();
         if !malformed.is_empty() {
-            let message =
-                format!("these definitions are not JSON, and nothing was exported: {}", malformed.join(", "));
+            let message = format!(
+                "these definitions are not JSON, or nested too deep; nothing was exported: {}",
+                malformed.join(", ")
+            );
             return Err(Failure::new(Exit::Refused, table::clean(&message)));
         }
         let text = format!("{}\n", serde_json::to_string_pretty(&file).unwrap_or_default());
         let Some(path) = &self.out else {
             return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
         };
-        std::fs::write(path, text).map_err(|error| Failure::file(path, &error))
+        whole::replace(path, |out| {
+            out.write_all(text.as_bytes()).map_err(|error| Failure::file(path, &error))
+        })
     }
 }
 
