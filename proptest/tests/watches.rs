@@ -165,6 +165,25 @@ fn watch_distinguishes_deletes_from_expiries() {
 }
 
 #[test]
+fn what_expired_while_the_node_was_down_is_no_initial_value() {
+    let mut sim = Sim::new(1).nodes_with_disk(1);
+    let node = sim.node(0);
+    node.put("k", "v").unwrap();
+    node.put_with("short", "v", PutOptions::new().ttl(ms(5_000))).unwrap();
+    sim.run_for(Duration::from_secs(2));
+    sim.crash(0);
+    sim.run_for(Duration::from_secs(20));
+    sim.restart(0);
+    // Before the node does anything.
+    let mut watch = sim.node(0).watch("");
+    let first: Vec<WatchEvent> = std::iter::from_fn(|| watch.try_next()).collect();
+    assert!(
+        matches!(&first[..], [WatchEvent::Put(entry), WatchEvent::Current] if entry.key() == "k"),
+        "{first:?}"
+    );
+}
+
+#[test]
 fn watch_from_a_revision_of_another_run_starts_over() {
     let mut sim = Sim::new(1).nodes_with_disk(1);
     sim.node(0).put("a", "v").unwrap();

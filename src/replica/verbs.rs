@@ -219,8 +219,8 @@ impl Replica {
     }
 
     /// The next events of a watch, and whether there are no more for now.
-    pub(crate) fn watched(&mut self, id: WatchId) -> (Vec<WatchEvent>, bool) {
-        let (mut events, is_done) = self.watches.next(id, &self.store);
+    pub(crate) fn watched(&mut self, now: Time, id: WatchId) -> (Vec<WatchEvent>, bool) {
+        let (mut events, is_done) = self.watches.next(id, now, &self.store);
         for event in &mut events {
             if let WatchEvent::Delete { stamp: Some(stamp), writer, .. } = event {
                 *writer = self.name_of_origin(stamp.origin);

@@ -66,9 +66,9 @@ impl SimWatch {
         }
         let mut world = self.world.lock();
         let Some(id) = self.id_in(&world) else { return Poll::Ready(None) };
-        let (replica, _) = world.replica(self.i).expect("the watch is not over");
+        let (replica, now) = world.replica(self.i).expect("the watch is not over");
         loop {
-            let (events, is_done) = replica.watched(id);
+            let (events, is_done) = replica.watched(now, id);
             self.events.extend(events);
             if is_done || !self.events.is_empty() {
                 break;

@@ -199,7 +199,7 @@ mod tests {
         let id = watches.open(&store, key, WatchOptions::new().without_current());
         // Merged and read after its end, before the timer has noted that.
         store.merge_rows(at(3), &[row], ChangeOrigin::Learned, |_| ());
-        let mut events = watches.next(id, &store).0;
+        let mut events = watches.next(id, at(3), &store).0;
         assert!(store.iter_from(&[]).all(|(dot_set, _)| !store.is_visible(at(3), dot_set)));
         store.expire(at(3), 8);
         events.extend(watches.next(id, &store).0);

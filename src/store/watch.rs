@@ -21,7 +21,7 @@ use crate::id::{LogId, RowId};
 use crate::store::LocalStore;
 use crate::store::entry::{Entry, Removal, Revision};
 use crate::store::key::readable_key;
-use crate::time::Stamp;
+use crate::time::{Stamp, Time};
 
 /// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -217,7 +217,7 @@ impl WatchCursor {
     }
 
     /// The next events, and whether these were all.
-    fn next(&mut self, store: &LocalStore) -> (Vec<WatchEvent>, bool) {
+    fn next(&mut self, now: Time, store: &LocalStore) -> (Vec<WatchEvent>, bool) {
         let mut events = Vec::new();
         if self.until.is_none() {
             // Nothing before the first unread change concerns this watch.
@@ -237,7 +237,7 @@ impl WatchCursor {
             {
                 // A key that changed since is at a later revision.
                 let id = store.log.row_at(revision);
-                events.extend(id.and_then(|id| self.event_of(store, id, revision)));
+                events.extend(id.and_then(|id| self.event_of(now, store, id, revision)));
             }
             if !listed.is_empty() {
                 self.listed = Some(listed);
@@ -266,7 +266,7 @@ impl WatchCursor {
             if let Some((revision, id)) = rows.next_if(|(revision, _)| *revision <= until) {
                 looks += 1;
                 self.cursor = revision;
-                events.extend(self.event_of(store, id, revision));
+                events.extend(self.event_of(now, store, id, revision));
             } else if self.until.is_some() {
                 self.cursor = until;
             } else {
@@ -278,12 +278,14 @@ impl WatchCursor {
         (events, is_done)
     }
 
-    fn event_of(&self, store: &LocalStore, id: RowId, number: u64) -> Option<WatchEvent> {
+    fn event_of(&self, now: Time, store: &LocalStore, id: RowId, number: u64) -> Option<WatchEvent> {
         let dot_set = &store.row(id).dot_set;
         if !self.concerns(dot_set.key()) {
             return None;
         }
-        if let Some(entry) = store.logged_entry(id, number) {
+        // What had expired before is no initial value, also while its row has not moved: after a start none has.
+        let is_over = self.is_fresh && !store.is_visible(now, dot_set);
+        if let Some(entry) = store.logged_entry(id, number).filter(|_| !is_over) {
             return Some(WatchEvent::Put(entry));
         }
         let revision = Revision { log: self.log, number };
@@ -373,8 +375,8 @@ impl Watches {
     }
 
     /// The next events of a watch, and whether these were all.
-    pub(crate) fn next(&mut self, id: WatchId, store: &LocalStore) -> (Vec<WatchEvent>, bool) {
+    pub(crate) fn next(&mut self, id: WatchId, now: Time, store: &LocalStore) -> (Vec<WatchEvent>, bool) {
         self.advance(store);
-        self.open.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(store))
+        self.open.get_mut(&id).map_or((Vec::new(), true), |watch| watch.next(now, store))
     }
 }

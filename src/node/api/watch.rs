@@ -71,7 +71,7 @@ impl Stream for Watch {
         }
         let Some(id) = watch.id else { return Poll::Ready(None) };
         let Some(mut core) = watch.shared.lock() else { return Poll::Ready(None) };
-        let (events, is_done) = core.replica.watched(id);
+        let (events, is_done) = core.replica.watched(watch.shared.now(), id);
         watch.events.extend(events);
         if let Some(event) = watch.events.pop_front() {
             return Poll::Ready(Some(event));
