@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::{DiskFollower, LocalStore};
 use crate::id::LogId;
 
 /// Logs of peers whose position is kept. A peer whose position is not known is repaired with.
@@ -57,7 +58,7 @@ impl PeerPositions {
     }
 
     /// Everything up to this revision of a log is merged here.
-    pub(crate) fn raise(&mut self, log: LogId, revision: u64) {
+    fn raise(&mut self, log: LogId, revision: u64) {
         self.raises += 1;
         let position = self.by_log.entry(log).or_default();
         position.revision = revision.max(position.revision);
@@ -97,5 +98,35 @@ impl PeerPositions {
     /// Forgets all positions.
     pub(crate) fn clear(&mut self) {
         self.by_log.clear();
+    }
+}
+
+impl LocalStore {
+    /// Everything up to this revision of a peer's log is merged here.
+    pub(crate) fn raise_position(&mut self, log: LogId, revision: u64) {
+        self.peer_positions.raise(log, revision);
+        if self.disk == DiskFollower::NoDisk {
+            // No transaction will take them.
+            self.peer_positions.take_changed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::RunId;
+
+    #[test]
+    fn changed_positions_are_noted_for_a_disk_only() {
+        for (disk, expected) in [(DiskFollower::NoDisk, 0), (DiskFollower::At(0), 2 * POSITIONS_MAX)] {
+            let mut store = LocalStore::of_run(1);
+            store.disk = disk;
+            for run in 0..2 * POSITIONS_MAX as u64 {
+                store.raise_position(LogId::of(RunId::new(run)), 1);
+            }
+            assert_eq!(store.peer_positions.len(), POSITIONS_MAX);
+            assert_eq!(store.peer_positions.changed().len(), expected);
+        }
     }
 }

@@ -493,7 +493,7 @@ impl RepairSession {
         }
         let end = store.controls.has(Control::EndVector);
         store.coverage.claim_all(if end { &self.vector } else { &start.vector });
-        store.peer_positions.raise(start.log, start.head);
+        store.raise_position(start.log, start.head);
         true
     }
 }

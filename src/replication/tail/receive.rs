@@ -267,7 +267,7 @@ impl TailReceiver {
                 claim.take(store);
                 asked.extend(claim.is_asked.then_some(claim.last()));
             }
-            store.peer_positions.raise(sender.log, done.head);
+            store.raise_position(sender.log, done.head);
         }
         asked
     }
