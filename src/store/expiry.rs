@@ -202,9 +202,9 @@ mod tests {
         let mut events = watches.next(id, at(3), &store).0;
         assert!(store.iter_from(&[]).all(|(dot_set, _)| !store.is_visible(at(3), dot_set)));
         store.expire(at(3), 8);
-        events.extend(watches.next(id, &store).0);
+        events.extend(watches.next(id, at(3), &store).0);
         store.expire(at(60), 8);
-        events.extend(watches.next(id, &store).0);
+        events.extend(watches.next(id, at(60), &store).0);
         assert!(matches!(&events[..], [WatchEvent::Put(_), WatchEvent::Expired { .. }]), "{events:?}");
     }
 
