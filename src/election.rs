@@ -426,7 +426,7 @@ impl Elections {
                         self.effects.push_back(ElectionEffect::Send(from, answer, Delivery::AtOnce));
                     }
                 }
-                self.on_ballot_answer(now, from, &answer);
+                self.on_ballot_answer(now, from, number, &answer);
                 self.on_adoption_answer(from, number, &answer);
                 // Answers from runs that are not known as voters are ignored.
                 if let Some(at) = self.voters.iter().position(|voter| voter.run == Some(from)) {

@@ -88,7 +88,7 @@ impl Elections {
 #[cfg(test)]
 mod tests {
     use super::super::driver::ChangeStage;
-    use super::super::{VoterList, VoterMemo};
+    use super::super::{Living, StoredTimes, VoterList, VoterMemo};
     use super::*;
     use crate::config::Config;
     use crate::controls::Controls;
@@ -115,11 +115,19 @@ mod tests {
         driver
     }
 
-    fn answer(driver: &mut Elections, now: Time, seats: &[usize], ballot: Stamp) {
+    fn prepared(ballot: Stamp) -> VoterAnswer {
+        VoterAnswer::Prepared { ballot, term_max: 0, accepted: None }
+    }
+
+    fn answer(driver: &mut Elections, now: Time, seats: &[usize], request_id: u64, told: &VoterAnswer) {
         for seat in seats {
-            let answer = VoterAnswer::Prepared { ballot, term_max: 0, accepted: None };
-            driver.message(now, run(*seat), ElectionMessage::Answer(Some(1), answer));
+            driver.message(now, run(*seat), ElectionMessage::Answer(Some(request_id), told.clone()));
         }
+    }
+
+    /// The id of the latest request.
+    fn asked(driver: &Elections) -> u64 {
+        *driver.request_times.last_key_value().expect("it has asked").0
     }
 
     fn stage(driver: &Elections) -> (&ChangeStage, Stamp) {
@@ -132,7 +140,7 @@ mod tests {
         driver.wake(now);
         assert_eq!(stage(&driver), (&ChangeStage::Waiting, Stamp::default()));
         // They have answered a question about the list before.
-        answer(&mut driver, now, &[0, 1], Stamp::default());
+        answer(&mut driver, now, &[0, 1], 1, &prepared(Stamp::default()));
         for _ in 0..1_000 {
             now = now.later_by(Duration::from_millis(100));
             driver.wake(now);
@@ -142,13 +150,48 @@ mod tests {
         }
         let (stage_now, ballot) = stage(&driver);
         assert_eq!(*stage_now, ChangeStage::Preparing);
-        answer(&mut driver, now, &[2, 3, 4, 5], ballot);
+        let id = asked(&driver);
+        answer(&mut driver, now, &[2, 3, 4, 5], id, &prepared(ballot));
         now = now.later_by(driver.joint_time() * 2);
         // Only now the old voters have the list, so leases under the one before may last on.
-        answer(&mut driver, now, &[0, 1], ballot);
+        answer(&mut driver, now, &[0, 1], id, &prepared(ballot));
         assert_eq!(stage(&driver), (&ChangeStage::Preparing, ballot));
         now = now.later_by(driver.joint_time());
         driver.wake(now);
         assert!(matches!(stage(&driver), (ChangeStage::Accepting(_), _)));
+    }
+
+    #[test]
+    fn answer_to_an_equal_ballot_of_another_list_is_late() {
+        let list = VoterList { epoch: 2, voters: named(&["a", "c", "x"]), ..VoterList::default() };
+        let memo = VoterMemo { list: Some(list), ..VoterMemo::default() };
+        let mut driver = Elections::new("x", run(5), &Config::lan(), Controls::default(), true, memo);
+        let seat = |name: &str| "acdefx".find(name).map_or(Living::Nobody, |seat| Living::One(run(seat)));
+        let now = Time::default().later_by(Duration::from_secs(100));
+        let (wanted, all) = (named(&["d", "e", "f"]), [0, 1, 2, 3, 4, 5]);
+        driver.set_voters(now, &wanted).unwrap();
+        driver.seat_voters(seat);
+        driver.wake(now);
+        let (_, ballot) = stage(&driver);
+        let first = asked(&driver);
+        answer(&mut driver, now, &all, first, &prepared(ballot));
+        driver.wake(now);
+        let accept = asked(&driver);
+        answer(&mut driver, now, &all, accept, &VoterAnswer::Accepted { ballot });
+        let decided = driver.effects.drain(..).find_map(|effect| match effect {
+            ElectionEffect::Decided(list) => Some(list),
+            _ => None,
+        });
+        driver.learn(now, decided, Some(wanted), StoredTimes::default());
+        driver.seat_voters(seat);
+        driver.wake(now);
+        assert_eq!(stage(&driver), (&ChangeStage::Preparing, ballot), "all this took no millisecond");
+        // The first answers come once more. Nobody has adopted the joint list by then.
+        answer(&mut driver, now, &all, first, &prepared(ballot));
+        let adopted = |driver: &Elections| driver.change.as_ref().and_then(|change| change.adopted_at);
+        assert_eq!(adopted(&driver), None);
+        let second = asked(&driver);
+        answer(&mut driver, now, &all, second, &prepared(ballot));
+        assert_eq!(adopted(&driver), Some(now.mono));
     }
 }

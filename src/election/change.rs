@@ -341,16 +341,27 @@ impl Elections {
     }
 
     /// The answer of a voter or of a wanted node about a ballot.
-    pub(super) fn on_ballot_answer(&mut self, now: Time, from: RunId, answer: &VoterAnswer) {
+    pub(super) fn on_ballot_answer(
+        &mut self,
+        now: Time,
+        from: RunId,
+        request_id: Option<u64>,
+        answer: &VoterAnswer,
+    ) {
         let at = self.voters.iter().position(|voter| voter.run == Some(from));
         let Some(change) = &mut self.change else { return };
         let Some(at) = at.or_else(|| change.peers.iter().position(|peer| peer.run == Some(from))) else {
             return;
         };
+        // Rules that differ are also told without a request, and name the list that they are about.
+        let is_late = request_id.is_none_or(|id| id < change.request_id_min);
+        if is_late && !matches!(answer, VoterAnswer::Differs(_)) {
+            return;
+        }
         let is_preparing = change.stage == ChangeStage::Preparing;
         let (ballot, answer) = match *answer {
             VoterAnswer::Prepared { ballot, term_max, ref accepted } => {
-                // A waiting driver has sent no ballot under this list. The answer may be a late one, to another list.
+                // A waiting driver has sent no ballot under this list, or yields to another driver.
                 if ballot == change.ballot && change.stage != ChangeStage::Waiting {
                     change.peers[at].adopted = Some(term_max);
                 }
@@ -448,14 +459,13 @@ impl Elections {
             let delay = if self.asked.is_some() { Duration::ZERO } else { self.driver_delay() };
             self.change = Some(Change::new(&self.list, self.target(), now.mono + delay));
         }
-        let (jitter, clock) = (self.jitter(self.lease / 16), clock_now(now));
+        let jitter = self.jitter(self.lease / 16);
+        let is_due = |change: &Change| change.act_at <= now.mono;
+        if self.change.as_ref().is_some_and(|change| is_due(change) && change.stage == ChangeStage::Waiting) {
+            self.begin_ballot(now);
+        }
         let change = self.change.as_mut().expect("it exists");
-        if change.act_at <= now.mono {
-            if change.stage == ChangeStage::Waiting {
-                let clock = clock.max(change.ballot.clock + 1).max(self.ballots.promised.clock + 1);
-                change.ballot = Stamp { clock, origin: self.own };
-                change.begin(ChangeStage::Preparing);
-            }
+        if is_due(change) {
             change.act_at =
                 now.mono + (ASK_TIME_MIN * (1 << change.tries.min(8))).min(self.lease / 4) + jitter;
             change.tries += 1;
@@ -472,6 +482,16 @@ impl Elections {
         {
             self.deadline = self.deadline.min(*until);
         }
+    }
+
+    /// Begins a ballot above those that this node knows of under the present list.
+    fn begin_ballot(&mut self, now: Time) {
+        let request_id_min = self.new_request_id(now.mono);
+        let Some(change) = &mut self.change else { return };
+        let clock = clock_now(now).max(change.ballot.clock + 1).max(self.ballots.promised.clock + 1);
+        change.ballot = Stamp { clock, origin: self.own };
+        change.request_id_min = request_id_min;
+        change.begin(ChangeStage::Preparing);
     }
 
     /// Sends the present ballot to everybody who has not answered it.

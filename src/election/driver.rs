@@ -14,6 +14,9 @@ pub(super) struct Change {
     /// The voters and times that the cluster is to have.
     pub(super) wanted: Electorate,
     pub(super) ballot: Stamp,
+    /// The id of the first request under this ballot. An answer to an earlier request may be about another list, under
+    /// an equal ballot of this node: both are of one millisecond, or the wall clock was set back between them.
+    pub(super) request_id_min: u64,
     pub(super) stage: ChangeStage,
     /// The voters, in the order of the seats; and behind them the wanted nodes that are no voters yet.
     pub(super) peers: Vec<ChangePeer>,
@@ -70,8 +73,16 @@ impl Change {
         let mut names = list.names();
         names.extend(wanted.voters.iter().filter(|name| !list.has(name)).cloned());
         let peer = |name| ChangePeer { name, run: None, answer: None, adopted: None };
-        let (stage, peers) = (ChangeStage::Waiting, names.into_iter().map(peer).collect());
-        Self { wanted, ballot: Stamp::default(), stage, peers, adopted_at: None, act_at, tries: 0 }
+        Self {
+            wanted,
+            ballot: Stamp::default(),
+            request_id_min: 0,
+            stage: ChangeStage::Waiting,
+            peers: names.into_iter().map(peer).collect(),
+            adopted_at: None,
+            act_at,
+            tries: 0,
+        }
     }
 
     pub(super) fn is_prepared(&self, at: usize) -> bool {
