@@ -43,8 +43,13 @@
 //!
 //! A *forced* list ([`Elections::forced_list`]) follows no joint one, so its voters may know nothing of the promises of
 //! the earlier voters. A voter that adopts a list which does not follow its own is in quarantine for `lease_time_max` ×
-//! 10/9: by then everything is over that was promised before. That also holds back a voter that has only missed the
-//! joint list.
+//! 10/9: by then everything is over that was promised before. A forced list is told by its epoch
+//! ([`VoterList::forced_epoch`]), which no other list has: the node that forces it may know less than its voters, and its
+//! list may name the voters that a change under way leads to.
+//!
+//! The quarantine also holds back a voter that has only missed a list. That is harmless: it keeps the sessions that it
+//! has, and a majority of the voters of each list misses none. The step to a list was decided by a majority of the one
+//! before, so they had that one; and new voters are only taken when they have answered under it.
 //!
 //! *Growing terms.* The adopters say which terms they have granted at most. The second step carries the greatest, and
 //! the voters of the next list grant only above it.
@@ -139,8 +144,7 @@ impl Elections {
     pub(crate) fn forced_list(&self, now: Time, voters: &[String]) -> Result<VoterList, SetVotersError> {
         let ahead = self.promised_max() + self.rules.clock_skew_max;
         Ok(VoterList {
-            // Beyond the step that the present voters may be deciding, and stable.
-            epoch: (self.list.epoch | 1) + 3,
+            epoch: self.list.forced_epoch(),
             voters: checked_names(voters)?,
             next: None,
             times: self.wanted_times.or(self.list.times),
@@ -594,6 +598,72 @@ impl Elections {
         if let Some(Asked { ask, .. }) = self.asked.take() {
             self.effects.push_back(ElectionEffect::AskEnded(ask, outcome));
             self.deadline = Duration::ZERO;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::controls::Controls;
+    use crate::election::VoterMemo;
+    use crate::election::voter_list::{EPOCHS_PER_FORCE, Step};
+
+    fn named(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::default().later_by(Duration::from_secs(seconds))
+    }
+
+    fn elections(name: &str, memo: VoterMemo) -> Elections {
+        let config = Config { voters: named(&["a", "b", "c"]), ..Config::lan() };
+        let mut elections = Elections::new(name, RunId::new(1), &config, Controls::default(), true, memo);
+        elections.wake(at(1_000));
+        elections
+    }
+
+    #[test]
+    fn forced_list_never_passes_for_the_end_of_a_change() {
+        // The node that forces the list has missed two changes. One of them is about to end with the same voters.
+        let forced =
+            elections("x", VoterMemo::default()).forced_list(at(1_000), &named(&["d", "e"])).unwrap();
+        let joint = VoterList {
+            epoch: 3,
+            voters: named(&["a", "b", "x"]),
+            next: Some(named(&["d", "e"])),
+            ..VoterList::default()
+        };
+        let decided = joint.successor(
+            &Step {
+                electorate: Electorate { voters: named(&["d", "e"]), times: None },
+                term_floor: forced.term_floor,
+            },
+            false,
+        );
+        let wait_ms = |list: VoterList| {
+            let mut voter = elections("d", VoterMemo { list: Some(joint.clone()), ..VoterMemo::default() });
+            voter.wake(at(2_000));
+            assert_eq!(voter.voter.quarantine_left_ms(at(2_000).mono), 0);
+            voter.learn(at(2_000), Some(list), None, StoredTimes::default());
+            assert_eq!(voter.list.voters, named(&["d", "e"]));
+            voter.voter.quarantine_left_ms(at(2_000).mono)
+        };
+        assert_eq!(wait_ms(decided), 0);
+        assert_eq!(wait_ms(forced), (Config::lan().lease_time_max * 10 / 9).as_millis() as u32 + 1);
+    }
+
+    #[test]
+    fn forced_epoch_is_above_each_step_and_told_apart() {
+        for epoch in [0, 1, 3, EPOCHS_PER_FORCE - 1, EPOCHS_PER_FORCE, EPOCHS_PER_FORCE + 1] {
+            let list = VoterList { epoch, voters: named(&["a"]), ..VoterList::default() };
+            let forced = VoterList { epoch: list.forced_epoch(), ..list.clone() };
+            assert!(forced.epoch > epoch && !forced.follows(&list), "{epoch}");
+            let next = VoterList { epoch: epoch + 1, ..list.clone() };
+            // A list that could have been forced counts as forced.
+            assert_eq!(next.follows(&list), next.epoch != EPOCHS_PER_FORCE, "{epoch}");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A list has an *epoch*: the number of steps by which it was changed since the configured list, which has epoch 0. A
 //! change takes two steps. In between, at an odd epoch, the list is *joint*: it names the old voters and the next ones,
-//! and whatever needs a majority needs one of each. See [`super::change`].
+//! and whatever needs a majority needs one of each. See [`super::change`]. A list that is put in force without the
+//! present voters has the next multiple of [`EPOCHS_PER_FORCE`] as its epoch, and steps are counted on from there.
 //!
 //! A list also has the times that its voters share, once they were changed; until then those are as configured.
 
@@ -17,6 +18,11 @@ use crate::settings_record::{read_times, write_times};
 use crate::store::digest::fingerprint;
 use crate::time::{CLOCK_VALUE_MAX, Stamp};
 use crate::wire::{Reader, WireError, Writer};
+
+/// A forced list has an epoch that is a multiple of this, so that it is never taken for the end of a change that its
+/// writer did not know. A millisecond of a stamp's clock, so that [`VoterList::is_credible`] lets one list be forced in
+/// each.
+pub(super) const EPOCHS_PER_FORCE: u64 = 1 << 16;
 
 /// More than [`VOTERS_MAX`]: added to the number of voters where times follow their names.
 const TIMES_FLAG: usize = 32;
@@ -34,8 +40,8 @@ pub(crate) struct Electorate {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VoterList {
-    /// How many steps of changes led to this list. Each change takes two. 0: the list of
-    /// [`Config::voters`](crate::Config::voters).
+    /// Grows with each list: by 1 with each of the two steps of a change, and to the next multiple of 65,536 by
+    /// `Node::force_voters`. 0: the list of [`Config::voters`](crate::Config::voters).
     pub epoch: u64,
     /// The names of the voters, sorted.
     pub voters: Vec<String>,
@@ -120,10 +126,17 @@ impl VoterList {
         }
     }
 
-    /// Whether this list can be the next step after an earlier one. Otherwise it was forced, or a list between them was
-    /// missed.
+    /// The epoch of a list that is put in force after this one, without a decision of its voters.
+    pub(super) fn forced_epoch(&self) -> u64 {
+        (self.epoch / EPOCHS_PER_FORCE + 1) * EPOCHS_PER_FORCE
+    }
+
+    /// Whether this list is the next step after an earlier one. Otherwise it was forced, or a list between them was
+    /// missed; or its epoch was reached by so many steps that it could have been forced.
     pub(super) fn follows(&self, earlier: &Self) -> bool {
-        self.epoch == earlier.epoch + 1 && earlier.next.as_ref().is_none_or(|next| *next == self.voters)
+        self.epoch == earlier.epoch + 1
+            && !self.epoch.is_multiple_of(EPOCHS_PER_FORCE)
+            && earlier.next.as_ref().is_none_or(|next| *next == self.voters)
     }
 
     /// A hash of the epoch, the names and the times. At epoch 0 it is that of the names alone.
