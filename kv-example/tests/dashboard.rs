@@ -464,6 +464,7 @@ fn voters_are_shown_and_changed_with_a_confirmation() {
     }
     page.click("vote-force");
     page.shows("vote-forcing", "two leaders are possible");
+    page.shows("vote-forcing", "no lease for ten ninths of lease_time_max, which is 1s now");
     page.picture(&picture("vote-force"));
     page.resize(390, 900);
     page.picture(&picture("vote-force-phone"));
@@ -472,7 +473,7 @@ fn voters_are_shown_and_changed_with_a_confirmation() {
     let cluster = page.eval("status.cluster").as_str().unwrap().to_owned();
     page.type_in("vote-confirm", &cluster);
     page.click("vote-yes");
-    page.shows("vote-said", "Done: the voters are a, c.");
+    page.shows("vote-said", "Done: the voters are a, c. They grant no lease for ten ninths of 1s.");
     page.click("vote-no");
     page.shows("voters-text", "2 of 2 answer");
 

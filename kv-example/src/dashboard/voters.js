@@ -78,6 +78,7 @@ function showVoteDiff() {
   put($("vote-diff"), parts.join(" ") || "Nothing changes.");
   $("vote-forcing").hidden = !force;
   put($("vote-cluster"), status.cluster);
+  put($("vote-lease"), status.settings.present.lease_time_max);
   const isChange = added.length + removed.length > 0 || force && !!next;
   const isConfirmed = !force || $("vote-confirm").value === status.cluster;
   put($("vote-yes"), force ? "Put this list in force" : "Change the voters");
@@ -99,7 +100,8 @@ async function tellVoters(names, force) {
     if (!reply.ok) return said.error + "; " + said.detail;
     status.voters = said;
     showVoters();
-    return "Done: the voters are " + said.voters.join(", ") + ". Give every node this list for its next start, too.";
+    const wait = force ? " They grant no lease for ten ninths of " + status.settings.present.lease_time_max + "." : "";
+    return "Done: the voters are " + said.voters.join(", ") + "." + wait + " Give every node this list for its next start, too.";
   } catch { return "The node is out of reach. Whether the voters are changed is not known."; }
 }
 $("vote-open").onclick = openVote;
