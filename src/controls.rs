@@ -116,6 +116,9 @@ pub enum Control {
     GoneIsKept,
     /// Breaks **Bounds on claims**: a claim is merged however far in the future its clock is.
     ClaimsUnbounded,
+    /// Breaks **Bounds on claims**: a claim about the receiver's own run is merged although that run has not written so
+    /// much.
+    OwnClaimTaken,
     /// Breaks **Bounds on claims**: a false claim about the own run, which an honest peer repeats, is refused for ever.
     OwnClaimUnfulfilled,
     /// Breaks **Forwarded intervals**: they are taken from any peer, not from those alone that forward to this node.
@@ -190,7 +193,7 @@ pub enum Control {
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 78] = [
+    pub const ALL: [Self; 79] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -236,6 +239,7 @@ impl Control {
         Self::DonorKept,
         Self::GoneIsKept,
         Self::ClaimsUnbounded,
+        Self::OwnClaimTaken,
         Self::OwnClaimUnfulfilled,
         Self::ForwardedFromAnybody,
         Self::TasksUnlimited,

@@ -85,6 +85,7 @@ fn shown(control: Control) -> Shown {
         Control::EpochUnbounded => Test("garbled.rs", "forged_lists_of_voters_end_no_elections"),
         Control::StatedLog => Test("garbled.rs", "naming_the_log_of_another_node_loses_no_write"),
         Control::ClaimsUnbounded => Test("garbled.rs", "without_bounds_on_claims_later_writes_are_lost"),
+        Control::OwnClaimTaken => Test("liars.rs", "writes_survive_claims_about_the_run_of_their_reader"),
         Control::OwnClaimUnfulfilled => {
             Test("liars.rs", "false_claim_about_a_silent_node_parts_no_honest_pair")
         }

@@ -331,6 +331,19 @@ fn writes_survive_claims_forwarded_by_no_delegate() {
     assert!(is_noticed(0, broken), "a claim that nobody may forward loses nothing");
 }
 
+#[test]
+fn writes_survive_claims_about_the_run_of_their_reader() {
+    // The liar names the run of its reader beyond what that has written, and no run of a third node.
+    let nothing = |seed: u64, control| {
+        let lies = [Lie::FlushEnds, Lie::News];
+        let lost = lost(seed, config(30), &lies, Spared::RowsAndRuns, control);
+        assert_eq!(lost, Lost::default(), "seed {seed}");
+    };
+    for_chosen_seeds(SEEDS_SPARING, |seed| nothing(seed, None));
+    let broken = |seed| nothing(seed, Some(Control::OwnClaimTaken));
+    assert!(is_noticed(0, broken), "a claim that its reader knows to be false loses nothing");
+}
+
 /// What no check can prevent where a liar may claim: so here its claims are taken although it forwards nothing.
 #[test]
 fn writes_that_all_had_merged_survive_false_claims() {

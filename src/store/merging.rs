@@ -44,8 +44,11 @@ impl LocalStore {
             controls if controls.has(Control::ClaimsUnbounded) => u64::MAX,
             _ => self.taken_max(now),
         };
-        let own = Stamp { clock: self.coverage.clock_with_withheld(self.run), origin: self.run };
-        ClaimBounds { clock_max, own_last: own }
+        let own_clock = match self.controls {
+            controls if controls.has(Control::OwnClaimTaken) => clock_max,
+            _ => self.coverage.clock_with_withheld(self.run),
+        };
+        ClaimBounds { clock_max, own_last: Stamp { clock: own_clock, origin: self.run } }
     }
 
     /// Makes the claim of a peer true that this run's events up to `clock` are merged there, although the last one is
