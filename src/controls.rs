@@ -108,6 +108,8 @@ pub enum Control {
     ManyDonors,
     /// Breaks catching up: a replica that followed the log of a peer in an earlier run counts as caught up with it.
     KnownIsCaughtUp,
+    /// Breaks catching up: a replica counts as caught up with a peer that joins at the same time.
+    JoinersCaughtUp,
     /// Breaks the deferral of sessions: a `Start` that the peer sent before it knew of its deferral begins a session.
     OldStart,
     /// Breaks the replacement of a stalled donor: it is waited for as long as any session.
@@ -235,6 +237,7 @@ impl Control {
         Self::EpochUnbounded,
         Self::ManyDonors,
         Self::KnownIsCaughtUp,
+        Self::JoinersCaughtUp,
         Self::OldStart,
         Self::DonorKept,
         Self::GoneIsKept,

@@ -160,7 +160,7 @@ pub struct Replica {
 impl Replica {
     /// A replica, blank or with what its disk holds.
     pub fn new(setup: Setup) -> Self {
-        let Setup { config, seed, saved, has_disk, member, validators, controls } = setup;
+        let Setup { config, seed, saved, has_disk, is_founder, member, validators, controls } = setup;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let hash_key = HashKey::from_words(random.next_u64(), random.next_u64());
         // A member's run is the origin of what it writes: so everybody can tell who wrote.
@@ -210,8 +210,8 @@ impl Replica {
             if let (Some(members), Some(memo)) = (&mut replica.members, replica.disk.memo(MEMBERS_MEMO)) {
                 members.load(memo);
             }
-            replica.begin_joining();
         }
+        replica.begin_joining(is_founder);
         if let Some(own) = replica.own_member() {
             let memo = VoterMemo::read(replica.memo(VOTER_MEMO));
             let is_unread = memo.is_err() && !controls.has(Control::MemoForgotten);
@@ -341,7 +341,7 @@ impl Replica {
                 self.store.may_drop = self.wall_clock.may_drop(now);
                 // A new replica has no cut yet, and the vector of its donor may arrive before the first tick.
                 self.advance_cut();
-                let link = Link::new(self.route(None), abilities);
+                let link = self.new_link(abilities);
                 self.links.insert(id, link);
             }
             Input::LinkDown(id) => self.link_down(id),
@@ -413,7 +413,7 @@ impl Replica {
         at = self.write_limiter.deadline(self.now.mono).map_or(at, |room| at.min(room));
         let interval = self.config.sync_interval;
         at = self.links.deadline(interval).map_or(at, |due| at.min(due));
-        at = self.joining.deadline().map_or(at, |due| at.min(due));
+        at = self.joining_deadline().map_or(at, |due| at.min(due));
         if let Some(ms) = self.store.next_expiry() {
             let left = Duration::from_millis(ms).saturating_sub(self.now.wall);
             at = at.min(self.now.mono + left);

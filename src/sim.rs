@@ -311,6 +311,7 @@ impl World {
         setup.validators = self.validators.clone();
         if self.seeds.is_some() {
             setup.member = Some(self.member(i));
+            setup.is_founder = self.is_alone(i);
         }
         let node = &mut self.nodes[i];
         node.starts += 1;

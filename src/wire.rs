@@ -24,6 +24,7 @@
 //! | 15 | `OldPart` | live | `OldParts::next_frame` | `OldParts::on_offer` | the sum of an old part | none | since version 1 |
 //! | 16 | `OldPartSums` | live | `OldParts::next_frame` | `OldParts::on_sums` | the sums of its buckets | `OldPartShared` | since version 1 |
 //! | 17 | `OldPartShared` | live | `OldParts::next_frame` | `OldParts::on_shared` | the buckets that are equal | none | since version 1 |
+//! | 18 | `CaughtUp` | live | `Link::next_live_frame` | `Replica::on_caught_up` | vector hash | a session, if the reader joins | is not sent it: the ability |
 //!
 //! A node that does not know a kind breaks the link ([`WireError::Kind`]). So a new kind must be sent only to peers
 //! that have stated that they know it ([`Abilities`]). The layout of a kind must never change within a version.

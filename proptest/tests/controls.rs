@@ -60,6 +60,7 @@ fn shown(control: Control) -> Shown {
         Control::FluxForEver => Test("flow.rs", "stalled_tail_does_not_suppress_a_repair"),
         Control::ManyDonors => Test("joining.rs", "one_donor_at_a_time_feeds_a_joiner"),
         Control::KnownIsCaughtUp => Test("joining.rs", "restarted_node_is_ready_when_it_has_caught_up"),
+        Control::JoinersCaughtUp => Test("joining.rs", "nodes_that_join_together_wait_for_the_cluster"),
         Control::DonorKept => Test("joining.rs", "stalled_donor_is_replaced_before_its_session_ends"),
         Control::WholeFramesCount => Test("slow_links.rs", "frame_longer_than_the_timeout_breaks_no_link"),
         Control::ForwardedDespiteGap | Control::ForwardedUnchecked => {

@@ -3,7 +3,7 @@
 //!
 //! Negative controls, which must fail with every seed: `ManyDonors` takes rows from every peer at once, `DonorKept`
 //! waits for a stalled donor as long as for any session, `KnownIsCaughtUp` counts as caught up with a peer whose log it
-//! knows from an earlier run.
+//! knows from an earlier run, `JoinersCaughtUp` counts as caught up with one that joins as well.
 
 use std::time::Duration;
 
@@ -107,6 +107,105 @@ fn restarted(sim: Sim, old: impl Fn(usize) -> String, percent_max: u64) {
 #[test]
 fn restarted_node_is_ready_when_it_has_caught_up() {
     holds_unless(Control::KnownIsCaughtUp, SEEDS, |sim| restarted(sim, |_| "old".to_owned(), 110));
+}
+
+/// Three nodes with disks whose seed is node 0. The last two hold one value, and are started again at the same time
+/// after node 0 has got many.
+fn two_join_again(sim: Sim) -> Sim {
+    let mut sim = sim.without_checks().rate(400_000).seeds(&[0]).nodes_with_disk(3);
+    sim.node(0).put("old", "v").unwrap();
+    sim.run_for(Duration::from_secs(30));
+    (1..3).for_each(|i| sim.crash(i));
+    (0..KEYS).for_each(|i| _ = sim.node(0).put(key(i), vec![b'v'; 504]).unwrap());
+    sim.run_for(Duration::from_secs(30));
+    (1..3).for_each(|i| sim.restart(i));
+    sim
+}
+
+#[test]
+fn nodes_that_join_together_wait_for_the_cluster() {
+    holds_unless(Control::JoinersCaughtUp, SEEDS, |sim| {
+        let mut sim = two_join_again(sim);
+        for i in 1..3 {
+            watch_joining(&mut sim, i, |_, _| {});
+            assert_eq!(sim.node(i).len(), KEYS + 1, "it is ready without all of it");
+        }
+    });
+}
+
+/// Both know that there is a cluster, and hold a part of its data. They wait for it, but not for ever.
+#[test]
+fn joiners_whose_donor_died_wait_for_it_for_a_time() {
+    for comes_back in [true, false] {
+        let mut sim = two_join_again(Sim::new(5));
+        while sim.node(1).len() < KEYS / 2 {
+            sim.run_for(ms(5));
+        }
+        sim.crash(0);
+        sim.run_for(Duration::from_secs(60));
+        assert!((1..3).all(|i| !sim.node(i).joining().is_ready && sim.node(i).len() < KEYS));
+        if comes_back {
+            sim.restart(0);
+        }
+        for i in 1..3 {
+            watch_joining(&mut sim, i, |_, _| {});
+            assert_eq!(sim.node(i).len() == KEYS + 1, comes_back);
+        }
+    }
+}
+
+/// How long it takes until all of three nodes are ready that were down at the same time. Without `has_data` they are
+/// new. So many of them are started again.
+fn ready_together(has_data: bool, started: usize) -> Duration {
+    let mut sim = Sim::new(5).seeds(&[0, 1, 2]).nodes_with_disk(3);
+    if has_data {
+        sim.run_for(Duration::from_secs(30));
+        (0..KEYS).for_each(|i| _ = sim.node(i % 3).put(key(i), "v").unwrap());
+        // The last writes of each are known to itself alone.
+        sim.partition(&[0], &[1]);
+        sim.partition(&[0, 1], &[2]);
+        (0..30).for_each(|i| _ = sim.node(i % 3).put(format!("last/{i}"), "v").unwrap());
+        sim.run_for(Duration::from_secs(30));
+        (0..3).for_each(|i| sim.crash(i));
+        sim.heal();
+        (0..started).for_each(|i| sim.restart(i));
+    } else {
+        (started..3).for_each(|i| sim.crash(i));
+    }
+    let began = sim.now();
+    (0..started).for_each(|i| _ = watch_joining(&mut sim, i, |_, _| {}));
+    let took = sim.now() - began;
+    sim.run_for(Duration::from_secs(10));
+    assert!((1..started).all(|i| sim.node(i).len() == sim.node(0).len()));
+    took
+}
+
+#[test]
+fn cluster_whose_nodes_all_start_at_once_gets_ready() {
+    for (has_data, started) in [(false, 3), (true, 3), (false, 2), (true, 2)] {
+        let took = ready_together(has_data, started);
+        assert!(took < Duration::from_secs(5), "{took:?} (with data: {has_data}, {started} started)");
+    }
+}
+
+/// How long each of nine nodes takes to join that start one after another, where the first one has no seeds.
+fn ready_times(control: Option<Control>) -> Vec<Duration> {
+    let mut sim = Sim::new(7).broken(control).seeds(&[0]).nodes(1);
+    let mut times = Vec::new();
+    for i in 1..10 {
+        sim = sim.nodes(1);
+        let began = sim.now();
+        watch_joining(&mut sim, i, |_, _| {});
+        times.push(sim.now() - began);
+    }
+    times
+}
+
+#[test]
+fn nodes_that_join_one_after_another_wait_for_nobody_else() {
+    let (present, with_any_peer) = (ready_times(None), ready_times(Some(Control::JoinersCaughtUp)));
+    let is_as_soon = |(present, other): (&Duration, &Duration)| *present <= *other + ms(10);
+    assert!(present.iter().zip(&with_any_peer).all(is_as_soon), "{present:?}, {with_any_peer:?}");
 }
 
 #[test]

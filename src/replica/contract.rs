@@ -323,6 +323,8 @@ pub struct Setup {
     pub saved: Option<Saved>,
     /// Whether there is a disk to follow the change log.
     pub has_disk: bool,
+    /// Whether it has no seeds, and so begins a cluster unless its disk knows of members.
+    pub is_founder: bool,
     /// What it is to others. Without it there are no members, and its driver makes its links.
     pub member: Option<Member>,
     pub(crate) validators: Validators,
@@ -337,6 +339,7 @@ impl Setup {
             seed,
             saved: None,
             has_disk: false,
+            is_founder: false,
             member: None,
             validators: Validators::default(),
             controls: Controls::default(),

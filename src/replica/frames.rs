@@ -72,6 +72,7 @@ impl Replica {
                 let Some(members) = &mut self.members else { return Err(WireError::Kind(kind as u8)) };
                 link.push_messages(members.roster(self.now, link.run, reader)?);
             }
+            (Message::CaughtUp(vector_hash), _) => self.on_caught_up(id, vector_hash),
             (Message::Hello(reader), None) => {
                 let hello = Hello::read(reader, self.members.is_some())?;
                 self.on_hello(id, hello)?;
@@ -117,7 +118,7 @@ impl Replica {
         // it joins, it lacks what came since its last run, of all origins: that is for one donor to send.
         let has_followed = store.position_in(log) > 0 && !is_joining;
         if has_followed || vector_hash == store.coverage.vector_hash() {
-            link.acks.owe_now();
+            link.on_compared();
         } else {
             // A session may have begun before this frame arrived on the other lane. Another one follows in any case.
             link.acks.owe_nothing();

@@ -13,6 +13,14 @@
 //! others have, and nothing would say when it has come. It cannot do without a repair in any case, because its own log
 //! is new to the peer.
 //!
+//! Two replicas that join at the same time may have merged the same and lack the same. So each replica says when it has
+//! caught up ([`Kind::CaughtUp`](crate::wire::Kind::CaughtUp)), and one that joins has caught up once it has everything
+//! that a peer had when that said so. A founder says so from the start: a node without seeds that remembers no member.
+//!
+//! Where all start at once nobody says so. There a replica has caught up once it has everything of one peer, no peer
+//! feeds it, and one probe interval has passed in which a peer that has caught up could have been linked. If one was
+//! linked, or a peer feeds it, it waits longer, but never for ever: that peer may be dead, or lie.
+//!
 //! A replica that had caught up in an earlier run is ready with what its disk holds once it has been linked with nobody
 //! for a while. One that never caught up waits for a peer, because it may hold a part of the data only.
 //!
@@ -24,10 +32,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::link::{Link, PeerStage};
 use super::{Output, Replica, ReplicaEvent};
 use crate::controls::Control;
 use crate::id::LinkId;
 use crate::replication::repair::RepairSession;
+use crate::wire::Abilities;
 
 /// A donor that has brought nothing for this part of [`Config::sync_timeout`](crate::Config::sync_timeout) is replaced.
 const DONOR_STALL_DIVISOR: u32 = 4;
@@ -45,6 +55,11 @@ const DEFERRED_INTERVALS: u32 = 8;
 /// linked with. One that cannot be reached must not keep it from being ready.
 const LINKS_INTERVALS_MAX: u32 = 1;
 
+/// A member that has everything of a peer that joins too waits this many probe intervals for a link to one that has
+/// caught up. If it has heard of one since its start, or is fed, it waits as long as for a donor while others wait:
+/// `DONOR_TIME_FACTOR × Config::sync_timeout`.
+const JOINERS_INTERVALS: u32 = 1;
+
 /// The name of the memo that says that a run had caught up: its disk holds the whole data of some time, not a part.
 const CAUGHT_UP_MEMO: &str = "caught up";
 
@@ -53,7 +68,7 @@ const CAUGHT_UP_MEMO: &str = "caught up";
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
 pub enum Readiness {
-    /// It has not caught up with any peer since its start. What it holds may be old, or a part only.
+    /// It has not caught up with its cluster since its start. What it holds may be old, or a part only.
     #[default]
     Joining,
     /// It is ready with what it holds, although it has not caught up with anybody since its start: it has no seeds, or it
@@ -70,11 +85,18 @@ impl Readiness {
     }
 }
 
-/// Whether this replica has caught up with a peer since its start, and which peer is its donor.
+/// Whether this replica has caught up since its start, and which peer is its donor.
 #[derive(Debug, Default)]
 pub(super) struct JoinState {
     has_caught_up: bool,
     donor: Option<LinkId>,
+    /// It has no seeds and remembers no member, and no peer has said that it has caught up: what it holds is the data
+    /// of its cluster.
+    is_founder: bool,
+    /// A peer has said that it has caught up, since the start.
+    knows_cluster: bool,
+    /// Since when it has everything of a peer, which may join too.
+    equal_since: Option<Duration>,
     /// It has caught up, and until then it waits for links.
     links_until: Option<Duration>,
     /// An earlier run had caught up, and its disk holds what it had.
@@ -87,11 +109,6 @@ pub(super) struct JoinState {
 impl JoinState {
     pub(super) fn has_caught_up(&self) -> bool {
         self.has_caught_up
-    }
-
-    /// When the wait for links ends, while it lasts.
-    pub(super) fn deadline(&self) -> Option<Duration> {
-        self.links_until.filter(|_| self.readiness != Readiness::Joined)
     }
 }
 
@@ -115,7 +132,7 @@ pub struct JoinProgress {
 }
 
 impl Replica {
-    /// Whether this replica has not caught up with any peer since its start.
+    /// Whether this replica has not caught up with its cluster since its start.
     pub fn is_joining(&self) -> bool {
         !self.joining.has_caught_up
     }
@@ -135,9 +152,35 @@ impl Replica {
         self.joining.readiness
     }
 
-    /// What an earlier run has left on the disk was loaded.
-    pub(super) fn begin_joining(&mut self) {
+    /// What an earlier run has left on the disk was loaded, if it has left anything.
+    pub(super) fn begin_joining(&mut self, is_founder: bool) {
+        let remembers_none = self.members.as_ref().is_some_and(|members| members.others().next().is_none());
+        self.joining.is_founder = is_founder && remembers_none;
         self.joining.had_caught_up = self.memo(CAUGHT_UP_MEMO).is_some() && self.has_disk();
+    }
+
+    /// When the wait for peers that have caught up, or then for links, ends, while it lasts.
+    pub(super) fn joining_deadline(&self) -> Option<Duration> {
+        let links_until = self.joining.links_until.filter(|_| self.joining.readiness != Readiness::Joined);
+        links_until.or(self.joining.equal_since.map(|since| since + self.joiners_patience()))
+    }
+
+    /// A link that has just been made.
+    pub(super) fn new_link(&mut self, abilities: Abilities) -> Link {
+        let mut link = Link::new(self.route(None), abilities);
+        if self.joining.has_caught_up || self.joining.is_founder {
+            link.owe_notice();
+        }
+        if link.peer_stage != PeerStage::Joining {
+            self.note_cluster();
+        }
+        link
+    }
+
+    /// There is a peer that has caught up.
+    fn note_cluster(&mut self) {
+        self.joining.knows_cluster = true;
+        self.joining.is_founder = false;
     }
 
     /// Looks whether it is ready.
@@ -218,13 +261,13 @@ impl Replica {
         if self.joining.has_caught_up {
             return;
         }
-        if self.links.values().any(|link| link.is_compared || link.acks.owes_now()) {
+        if self.catches_up() {
             let readiness = self.joining.readiness;
             self.joining = JoinState { has_caught_up: true, readiness, ..JoinState::default() };
             if self.has_disk() && self.members.is_some() {
                 self.note_memo(CAUGHT_UP_MEMO, Some(&[]));
             }
-            self.links.mark_all_dirty();
+            self.links.values_mut().for_each(Link::owe_notice);
             self.advance_readiness();
             return;
         }
@@ -237,6 +280,52 @@ impl Replica {
                 _ = self.links.get_mut(donor);
             }
         }
+    }
+
+    /// Whether this replica has caught up now: with a peer that has caught up itself, or after some time with one that
+    /// joins too.
+    fn catches_up(&mut self) -> bool {
+        let counts_all = self.store.controls.has(Control::JoinersCaughtUp);
+        let is_merged = |link: &Link| {
+            link.peer_stage == PeerStage::Merged || (counts_all && link.has_all_of_peer())
+        };
+        if self.links.values().any(is_merged) {
+            return true;
+        }
+        if !self.links.values().any(Link::has_all_of_peer) {
+            self.joining.equal_since = None;
+            return false;
+        }
+        let since = *self.joining.equal_since.get_or_insert(self.now.mono);
+        self.now.mono >= since + self.joiners_patience()
+    }
+
+    /// How long it waits for a peer that has caught up while it has everything of another one.
+    fn joiners_patience(&self) -> Duration {
+        let feeds = |link: &Link| link.repair.session.as_ref().is_some_and(RepairSession::feeds);
+        if self.joining.knows_cluster || self.links.values().any(feeds) {
+            return self.config.sync_timeout * DONOR_TIME_FACTOR;
+        }
+        // Without members all links are made from outside, and no other peer is looked for.
+        let has_members = u32::from(self.members.is_some());
+        self.config.probe_interval * JOINERS_INTERVALS * has_members
+    }
+
+    /// The peer has caught up. If both joined at the same time, it may have got more since the two were compared.
+    pub(super) fn on_caught_up(&mut self, id: LinkId, vector_hash: u64) {
+        self.note_cluster();
+        let is_same = vector_hash == self.store.coverage.vector_hash();
+        let is_joining = self.is_joining();
+        let Some(link) = self.links.get_mut(id) else { return };
+        if link.peer_stage != PeerStage::Joining {
+            return;
+        }
+        // Before its `Hello` nothing was compared: the `Hello` decides, and a session that has begun brings all.
+        let has_begun = link.repair.session.is_some() && link.peer.is_some();
+        let from = if has_begun { link.repair.id.next() } else { link.repair.id };
+        let is_merged = is_same && link.peer.is_some();
+        link.peer_stage = if is_merged { PeerStage::Merged } else { PeerStage::CaughtUp { from } };
+        link.repair.is_wanted |= is_joining && link.peer.is_some() && !is_merged;
     }
 
     /// The peer to begin with: of those that stalled least often the one that has been linked longest.

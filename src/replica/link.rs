@@ -1,8 +1,8 @@
 //! One link to a peer, as the replica sees it: its streams, the live tail in both directions, checks, and a repair.
 //!
-//! A link begins with `Hello` in both directions. Before it only rosters are read, and a repair that the peer begins on
-//! the bulk lane. Then the tail runs, or a repair first if the two have never been compared. All state of a link ends
-//! with it, except what [`PartialRows`](super::repair) keeps of a large row.
+//! A link begins with `Hello` in both directions. Before it only rosters and `CaughtUp` are read, and a repair that the
+//! peer begins on the bulk lane. Then the tail runs, or a repair first if the two have never been compared. All state
+//! of a link ends with it, except what [`PartialRows`](super::repair) keeps of a large row.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::store::LocalStore;
 use crate::store::change_log::LogFilter;
 use crate::store::slab::ChangeOrigin;
 use crate::time::Time;
-use crate::wire::{Abilities, Ack, Assembler, Hello, WireError};
+use crate::wire::{Abilities, Ack, Assembler, Hello, Kind, WireError, Writer};
 
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -52,7 +52,31 @@ pub(super) struct Link {
     pub(super) resume: Resume,
     /// This replica has everything that the peer had when the link was made: it compared, or did not have to.
     pub(super) is_compared: bool,
+    pub(super) peer_stage: PeerStage,
+    pub(super) notice: CaughtUpNotice,
     pub(super) closing: Option<Closing>,
+}
+
+/// Whether the peer has caught up with its cluster: what it is worth to a replica that joins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum PeerStage {
+    /// It has not said that it has caught up.
+    #[default]
+    Joining,
+    /// It has said so, or its program never does. Sessions from this one on bring all that it had then: an earlier one
+    /// may lack what it got meanwhile.
+    CaughtUp { from: SessionId },
+    /// It has said so, and this replica has everything that it had then.
+    Merged,
+}
+
+/// Whether the peer was told that this replica has caught up. It is told once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum CaughtUpNotice {
+    #[default]
+    NotYet,
+    Owed,
+    Sent,
 }
 
 /// The two streams of a link, by [`Lane`].
@@ -159,7 +183,31 @@ impl Lanes {
 
 impl Link {
     pub(super) fn new(route: Route, abilities: Abilities) -> Self {
-        Self { abilities, route, ..Self::default() }
+        let peer_stage = match abilities.says_caught_up() {
+            true => PeerStage::Joining,
+            false => PeerStage::CaughtUp { from: SessionId::default() },
+        };
+        Self { abilities, route, peer_stage, ..Self::default() }
+    }
+
+    /// The peer is to be told that this replica has caught up, if its program reads that and it was not told yet.
+    pub(super) fn owe_notice(&mut self) {
+        if self.abilities.says_caught_up() && self.notice == CaughtUpNotice::NotYet {
+            self.notice = CaughtUpNotice::Owed;
+        }
+    }
+
+    /// Whether this replica has everything that the peer had when the two were compared.
+    pub(super) fn has_all_of_peer(&self) -> bool {
+        self.is_compared || self.acks.owes_now()
+    }
+
+    /// A session has ended, or was not needed: this replica has everything that the peer had when it began.
+    pub(super) fn on_compared(&mut self) {
+        self.acks.owe_now();
+        if matches!(self.peer_stage, PeerStage::CaughtUp { from } if self.repair.id >= from) {
+            self.peer_stage = PeerStage::Merged;
+        }
     }
 
     /// The next frame of the live stream.
@@ -169,6 +217,13 @@ impl Link {
         forwarded_claims: &mut ForwardedClaims,
         now: Duration,
     ) -> Option<Vec<u8>> {
+        // Before the `Hello`: then a peer that joins knows what the comparison that follows it is worth.
+        if self.notice == CaughtUpNotice::Owed {
+            self.notice = CaughtUpNotice::Sent;
+            let mut writer = Writer::new(Kind::CaughtUp);
+            writer.u64_le(store.coverage.vector_hash());
+            return Some(writer.finish());
+        }
         if !self.has_sent_hello {
             self.has_sent_hello = true;
             let hello = Hello {
@@ -356,7 +411,7 @@ impl Link {
         {
             // Before the acknowledgement, which makes the peer tell its vector.
             self.old_parts.may_offer = true;
-            self.acks.owe_now();
+            self.on_compared();
         }
     }
 }

@@ -61,11 +61,13 @@ pub enum Lie {
     RefusedRows,
     /// Frames of its replica that are cut off or have one bit changed.
     Bent,
+    /// That it has caught up, again and again, with the reader's vector or another one.
+    CaughtUps,
 }
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::FlushEnds,
         Self::News,
         Self::Contexts,
@@ -85,6 +87,7 @@ impl Lie {
         Self::EdgeClocks,
         Self::RefusedRows,
         Self::Bent,
+        Self::CaughtUps,
     ];
 }
 

@@ -12,12 +12,14 @@ pub struct Abilities(u64);
 const LARGE_ROW_NAMES: u64 = 1;
 /// The program follows shared settings that are changed at run time, and reads lease times in the messages of voters.
 const SHARED_SETTINGS: u64 = 2;
+/// The program says when it has caught up (`CaughtUp`).
+const SAYS_CAUGHT_UP: u64 = 4;
 
 impl Abilities {
     /// Nothing beyond the wire version.
     pub const NONE: Self = Self(0);
     /// All abilities of this program.
-    pub const OURS: Self = Self(LARGE_ROW_NAMES | SHARED_SETTINGS);
+    pub const OURS: Self = Self(LARGE_ROW_NAMES | SHARED_SETTINGS | SAYS_CAUGHT_UP);
 
     #[cfg(feature = "node")]
     pub(crate) fn from_bits(bits: u64) -> Self {
@@ -31,6 +33,10 @@ impl Abilities {
 
     pub(crate) fn reads_large_row_names(self) -> bool {
         self.0 & LARGE_ROW_NAMES != 0
+    }
+
+    pub(crate) fn says_caught_up(self) -> bool {
+        self.0 & SAYS_CAUGHT_UP != 0
     }
 
     pub(crate) fn follows_settings(self) -> bool {

@@ -132,6 +132,8 @@ kinds! {
     OldPartSums = 16 on LIVE,
     /// Which of these buckets are equal.
     OldPartShared = 17 on LIVE,
+    /// The sender has caught up with its cluster.
+    CaughtUp = 18 on LIVE,
 }
 
 /// Assembles frames from the bytes of a stream.

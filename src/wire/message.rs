@@ -41,6 +41,8 @@ pub(crate) enum Message<'a> {
     OldPartSums(Reader<'a>),
     /// Read by `OldParts::on_shared`.
     OldPartShared(Reader<'a>),
+    /// The sender has caught up, and this is a hash of its vector, as in [`Hello`].
+    CaughtUp(u64),
 }
 
 impl<'a> Message<'a> {
@@ -69,6 +71,11 @@ impl<'a> Message<'a> {
             }
             Kind::OldPartSums => Self::OldPartSums(body),
             Kind::OldPartShared => Self::OldPartShared(body),
+            Kind::CaughtUp => {
+                let vector_hash = body.u64_le()?;
+                body.end()?;
+                Self::CaughtUp(vector_hash)
+            }
         })
     }
 }

@@ -292,6 +292,7 @@ impl Builder {
         let mut setup = Setup::new(self.config, seed);
         setup.member = Some(own);
         setup.validators = self.validators;
+        setup.is_founder = seeds.is_empty();
         #[cfg(feature = "durable")]
         let (replica, opened) = {
             let (dir, snapshot) = (self.data_dir, self.snapshot);

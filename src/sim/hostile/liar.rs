@@ -210,6 +210,7 @@ impl Liar {
             Lie::LargeRows => vec![(bulk, self.large_row(truth))],
             Lie::LargestRows => vec![(bulk, self.largest_row(truth))],
             Lie::LargeRowNames => vec![(fast, self.large_row_names())],
+            Lie::CaughtUps => vec![(fast, self.caught_up(truth))],
             Lie::Bent => vec![(None, (0..self.below(60)).map(|_| self.random.next_u32() as u8).collect())],
         }
     }
@@ -442,6 +443,12 @@ impl Liar {
         let generation = [0, 0, 1, u64::MAX][self.below(4)];
         let vector_hash = [truth.peer_vector_hash, self.random.next_u64()][self.below(2)];
         Hello { generation, first_run: None, vector_hash, old_sum: self.sum(truth) }.frame()
+    }
+
+    fn caught_up(&mut self, truth: &Truth) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::CaughtUp);
+        writer.u64_le([truth.peer_vector_hash, self.random.next_u64()][self.below(2)]);
+        writer.finish()
     }
 
     /// The sum of an old part: the peer's own, or one that nobody has.
