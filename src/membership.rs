@@ -138,6 +138,9 @@ struct KnownMember {
     /// When this node announces itself again, if the member is linked and still not believed to live.
     announce_at: Duration,
     announcements: u32,
+    /// When to check whether it and another member live under its name. `None`: it has not met one there since the last
+    /// check.
+    namesakes_at: Option<Duration>,
 }
 
 /// The latest probe that this node has sent.
@@ -184,8 +187,6 @@ pub(crate) struct Members {
     /// Where members were that are forgotten because they were down for too long. A partition may last as long: then
     /// only these addresses lead to the other side.
     forgotten: VecDeque<Contact>,
-    /// Pairs of runs that live under one name, and when to check whether both still do: then it is reported.
-    twins: VecDeque<(Duration, RunId, RunId)>,
     /// The known members have changed since the memo was written.
     is_unwritten: bool,
     write_at: Duration,
@@ -235,7 +236,6 @@ impl Members {
             remember_at: Duration::ZERO,
             has_begun: false,
             forgotten: VecDeque::new(),
-            twins: VecDeque::new(),
             is_unwritten: false,
             write_at: Duration::ZERO,
             down_times_at: Duration::ZERO,
@@ -481,6 +481,7 @@ impl KnownMember {
             dials: 0,
             announce_at: Duration::ZERO,
             announcements: 0,
+            namesakes_at: None,
         };
         known.enter(MemberState::Down, now);
         known
@@ -574,6 +575,26 @@ pub(crate) mod tests {
             let (_, reader) = Reader::new(&frame[4..]).unwrap();
             members.roster(at(2), Some(RunId::new(from)), reader).unwrap();
         }
+    }
+
+    /// A roster frame with these records: a member without metadata, its generation, and whether it has left.
+    pub(super) fn frame_of(records: impl IntoIterator<Item = (Member, u16, bool)>) -> Vec<u8> {
+        let mut writer = Writer::new(Kind::Roster);
+        writer.byte(0);
+        for (who, generation, has_left) in records {
+            roster::write_contact(&mut writer, &who);
+            writer.u16_le(generation);
+            writer.u16_le(0);
+            writer.byte(u8::from(has_left));
+            writer.varint(0);
+        }
+        writer.finish()
+    }
+
+    /// Lets a peer tell this frame.
+    pub(super) fn tell_frame(members: &mut Members, now: Time, from: u64, frame: &[u8]) {
+        let (_, reader) = Reader::new(&frame[4..]).unwrap();
+        members.roster(now, Some(RunId::new(from)), reader).unwrap();
     }
 
     fn named(run: u64, name: &str) -> Member {
@@ -756,6 +777,24 @@ pub(crate) mod tests {
         members.wake(at(4));
         let dials = members.effects.iter().filter(|effect| matches!(effect, MemberEffect::Dial(_))).count();
         assert!(dials <= 400, "{dials}");
+    }
+
+    #[test]
+    fn crowd_under_one_name_is_reported_once() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        tell_frame(&mut own, at(2), 2, &frame_of((1_000..5_000).map(|run| (named(run, "x"), 0, false))));
+        assert!((1_000..5_000).all(|run| own.is_alive(RunId::new(run))), "they are believed");
+        own.effects.clear();
+        for _ in 0..1_000 {
+            if own.deadline() > at(30).mono {
+                break;
+            }
+            own.wake(Time::default().later_by(own.deadline()));
+        }
+        assert!(own.deadline() > at(30).mono, "time has passed");
+        let told = |effect: &&MemberEffect| matches!(effect, MemberEffect::NameTwice(who) if who.name == "x");
+        assert_eq!(own.effects.iter().filter(told).count(), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Connects `foca` with the members: packets in and out, and what its notifications change.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use foca::OwnedNotification;
@@ -266,18 +267,50 @@ impl Members {
         self.forget_predecessors(id.run);
     }
 
-    /// Reports that another living member has the address of this one, and remembers those that live under its name,
-    /// to report them if they still do in a while.
+    /// Reports that another living member has the address of this one. If another one lives under its name, that is
+    /// checked in a while, and reported if both still do.
     pub(super) fn note_namesakes(&mut self, run: RunId) {
         let Member { name, addr, .. } = &self.known[&run].member;
         let others = self.known.values().map(|known| &known.member);
         let alive = || others.clone().filter(|member| member.run != run && member.state.is_alive());
         let shared = alive().find(|member| member.addr == *addr && member.name != *name).cloned();
-        let own = (*name == self.own.name).then_some(self.own.run);
-        let twins = alive().filter(|member| member.name == *name).map(|member| member.run).chain(own);
+        let has_namesake = *name == self.own.name || alive().any(|member| member.name == *name);
         let later = self.now.mono + times(self.suspicion_time(), 2);
-        self.twins.extend(twins.map(|twin| (later, run, twin)));
         self.effects.extend(shared.map(MemberEffect::AddressTwice));
+        if let Some(known) = self.known.get_mut(&run).filter(|_| has_namesake) {
+            known.namesakes_at.get_or_insert(later);
+        }
+    }
+
+    /// Reports each name under which several members live, once, if one of them is due to be checked.
+    pub(super) fn report_namesakes(&mut self) {
+        let (now, again) = (self.now.mono, self.now.mono + self.suspicion_time());
+        let is_due = |known: &&KnownMember| known.namesakes_at.is_some_and(|at| at <= now);
+        if !self.known.values().any(|known| is_due(&known)) {
+            return;
+        }
+        // Under each name: the members that live, and those of them that are not suspected.
+        let mut living = BTreeMap::<&str, (usize, usize)>::new();
+        let members = self.known.values().map(|known| &known.member).chain([&self.own]);
+        for member in members.filter(|member| member.state.is_alive()) {
+            let (all, unsuspected) = living.entry(&member.name).or_default();
+            *all += 1;
+            *unsuspected += usize::from(member.state == MemberState::Alive);
+        }
+        let (mut reported, mut checked) = (BTreeSet::new(), Vec::new());
+        for member in self.known.values().filter(is_due).map(|known| &known.member) {
+            let (all, unsuspected) = living.get(&*member.name).copied().unwrap_or_default();
+            let is_twice = member.state == MemberState::Alive && unsuspected > 1;
+            if is_twice && reported.insert(&member.name) {
+                self.effects.push_back(MemberEffect::NameTwice(member.clone()));
+            }
+            // While it or the others are suspected, whether two live is not decided yet.
+            let is_open = !is_twice && member.state.is_alive() && all > 1;
+            checked.push((member.run, is_open.then_some(again)));
+        }
+        for (run, again) in checked {
+            self.known.get_mut(&run).expect("it was checked").namesakes_at = again;
+        }
     }
 
     pub(super) fn on_member_down(&mut self, run: RunId) {

@@ -77,7 +77,10 @@ impl Members {
             let timers = std::mem::take(&mut self.timers);
             let later = |((at, n), (timer, since))| ((at + late, n), (timer, since + late));
             self.timers = timers.into_iter().map(later).collect();
-            self.twins.iter_mut().for_each(|(at, ..)| *at += late);
+            self.known
+                .values_mut()
+                .filter_map(|known| known.namesakes_at.as_mut())
+                .for_each(|at| *at += late);
         }
         while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now.mono) {
             let (timer, since) = first.remove();
@@ -146,17 +149,7 @@ impl Members {
             self.seek_at = now + times(interval, 1 << self.seeks) / 3;
             self.effects.push_back(MemberEffect::Seek);
         }
-        while self.twins.front().is_some_and(|(at, ..)| *at <= now) {
-            let (_, a, b) = self.twins.pop_front().expect("just seen");
-            let state = |run| self.known.get(&run).map(|known| known.member.state);
-            let states = [state(a), if b == self.own.run { Some(MemberState::Alive) } else { state(b) }];
-            if states.iter().all(|state| *state == Some(MemberState::Alive)) {
-                self.effects.push_back(MemberEffect::NameTwice(self.known[&a].member.clone()));
-            } else if states.iter().all(|state| state.is_some_and(MemberState::is_alive)) {
-                // One of them is suspected: whether both live is not decided yet.
-                self.twins.push_back((now + self.suspicion_time(), a, b));
-            }
-        }
+        self.report_namesakes();
     }
 
     /// Living members of this name that are known from hearsay only and are to be dialled now, so that a handshake
