@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use quinn::{Connection, Endpoint, Incoming, TransportConfig, VarInt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::error::{Cause, StartError};
+use crate::membership::Contact;
 use crate::node::net::admission::{Admission, HandshakeVerdict, Permit, SourceAddr};
 use crate::node::net::congestion::{CongestionWindows, close};
 use crate::node::net::link::{Greeter, NoLink, greet, no_link, welcome};
@@ -38,6 +39,9 @@ use crate::node::runtime::spans::handshake_span;
 const DIALS_MAX: usize = 4;
 /// A dial that takes longer goes on, but no longer counts towards [`DIALS_MAX`].
 const DIAL_SLOT_TIME: Duration = Duration::from_millis(100);
+/// Dials for members that a datagram was for, and that wait for their turn. Further ones are left out: what other
+/// members say decides to whom datagrams go, and where.
+const DATAGRAM_DIALS_MAX: usize = 64;
 /// Timeout of the handshake of a dial.
 const DIAL_TIME_MAX: Duration = Duration::from_secs(5);
 /// An address that led to this node itself is dialled again after this time, because addresses move.
@@ -79,6 +83,7 @@ pub(in crate::node) struct Network {
     greeter: Arc<Greeter>,
     endpoint: Endpoint,
     dials: Arc<Semaphore>,
+    datagram_dials: Arc<Semaphore>,
     admission: Admission,
     reported: Cache<String, ()>,
     refusals_told: Mutex<RefusalsTold>,
@@ -114,6 +119,7 @@ impl Network {
             greeter: Arc::new(greeter),
             endpoint,
             dials,
+            datagram_dials: Arc::new(Semaphore::new(DATAGRAM_DIALS_MAX)),
             admission,
             reported,
             refusals_told: Mutex::default(),
@@ -163,10 +169,10 @@ impl Network {
 
     fn handle_dial_request(self: &Arc<Self>, request: DialRequest) {
         match request {
-            DialRequest::Member(contact) => {
-                let is_linked = |core: &Core| core.peers.link(contact.run).is_some();
-                if !self.shared.lock().is_some_and(|core| is_linked(&core)) {
-                    _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None));
+            DialRequest::Member(contact) => self.dial_member(contact, None),
+            DialRequest::Datagram(contact) => {
+                if let Ok(place) = self.datagram_dials.clone().try_acquire_owned() {
+                    self.dial_member(contact, Some(place));
                 }
             }
             DialRequest::Seeds => {
@@ -174,6 +180,13 @@ impl Network {
                     tokio::spawn(Self::seek(self.clone(), seed));
                 }
             }
+        }
+    }
+
+    fn dial_member(self: &Arc<Self>, contact: Contact, place: Option<OwnedSemaphorePermit>) {
+        let is_linked = |core: &Core| core.peers.link(contact.run).is_some();
+        if !self.shared.lock().is_some_and(|core| is_linked(&core)) {
+            _ = tokio::spawn(Self::dial_once(self.clone(), contact.addr, None, place));
         }
     }
 
@@ -297,7 +310,7 @@ impl Network {
         match resolved {
             Ok(addrs) => {
                 for addr in addrs {
-                    tokio::spawn(Self::dial_once(self.clone(), addr, Some(seed.clone())));
+                    tokio::spawn(Self::dial_once(self.clone(), addr, Some(seed.clone()), None));
                 }
             }
             Err(reason) => {
@@ -307,8 +320,14 @@ impl Network {
         }
     }
 
-    /// Dials an address once. The core asks again if no link came of it and one is still wanted.
-    pub(in crate::node) async fn dial_once(self: Arc<Self>, addr: SocketAddr, seed: Option<String>) {
+    /// Dials an address once. The core asks again if no link came of it and one is still wanted. A place among those that
+    /// wait is given up when it is this dial's turn.
+    async fn dial_once(
+        self: Arc<Self>,
+        addr: SocketAddr,
+        seed: Option<String>,
+        place: Option<OwnedSemaphorePermit>,
+    ) {
         let begin = |core: &mut Core| !core.peers.is_linked(addr) && core.peers.dialling.insert(addr);
         if self.itself.contains_key(&addr) || !self.shared.lock().is_some_and(|mut core| begin(&mut core)) {
             return;
@@ -317,6 +336,7 @@ impl Network {
         let closed = self.shared.wait_for(|shared| shared.is_closed().then_some(()));
         let dialled = async {
             let turn = self.dials.acquire().await.expect("it is never closed");
+            drop(place);
             // The other side may have dialled while this waited for its turn.
             if self.shared.lock().is_none_or(|core| core.peers.is_linked(addr)) {
                 return Ok(());
@@ -501,4 +521,55 @@ pub(in crate::node) fn bind(listen: SocketAddr, config: quinn::ServerConfig) -> 
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
     Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket, runtime).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::RunId;
+    use crate::node::runtime::shared::tests::shared;
+
+    fn network(shared: Arc<Shared>) -> Arc<Network> {
+        let security = Security::secret(&Security::generate_secret()).unwrap();
+        let config = security.server("cluster", "n").unwrap();
+        let endpoint = bind(([127, 0, 0, 1], 0).into(), config).unwrap();
+        let identity = NodeIdentity {
+            cluster: "cluster".to_owned(),
+            app_version: String::new(),
+            accepts_version: Box::new(|_| true),
+            advertised: None,
+            #[cfg(feature = "srv")]
+            name_servers: crate::node::net::srv::NameServers::default(),
+        };
+        let (events, _) = mpsc::channel(1);
+        Network::new(shared, identity, security, endpoint, events)
+    }
+
+    #[test]
+    fn dials_for_datagrams_wait_in_a_limited_number() {
+        let shared = shared();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let network = network(shared.clone());
+            let busy = network.dials.acquire_many(DIALS_MAX as u32).await.unwrap();
+            let contact = |n: u16| Contact { run: RunId::new(n.into()), addr: ([127, 0, 0, 1], n).into() };
+            for n in 10_000..11_000 {
+                network.handle_dial_request(DialRequest::Datagram(contact(n)));
+            }
+            network.handle_dial_request(DialRequest::Member(contact(11_000)));
+            let waiting = || shared.lock().unwrap().peers.dialling.clone();
+            // All tasks run before this one again.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(waiting().len(), DATAGRAM_DIALS_MAX + 1);
+            assert!(waiting().contains(&contact(11_000).addr), "a member that is to be linked is dialled");
+            shared.close();
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(network.datagram_dials.available_permits(), DATAGRAM_DIALS_MAX);
+            drop(busy);
+        });
+    }
 }

@@ -278,10 +278,11 @@ impl From<ReplicaEvent> for NodeEvent {
     }
 }
 
-/// What the core wants dialled: one member, or all seeds.
+/// What the core wants dialled: one member, one that a datagram was for, or all seeds.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::node) enum DialRequest {
     Member(Contact),
+    Datagram(Contact),
     Seeds,
 }
 

@@ -379,7 +379,7 @@ impl Shared {
         let wire = core.peers.link(to.run).and_then(|id| core.senders.get(&id));
         match wire {
             Some(wire) => wire.send_datagram(bytes),
-            None => self.request_dial(DialRequest::Member(to)),
+            None => self.request_dial(DialRequest::Datagram(to)),
         }
     }
 }
