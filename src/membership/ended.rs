@@ -1,7 +1,8 @@
 //! Runs that have ended and whose place another run of their name has taken.
 //!
 //! They are no members any more: they are not listed, dialled, counted or told of. What they wrote stays, though, and
-//! people want to know who that was. So their names are kept for as long as members that are gone are remembered.
+//! people want to know who that was. So their names are kept for as long as members that are gone are remembered. The
+//! failure detector remembers their ends for as long, so that hearsay does not bring them back.
 //!
 //! A run that was proven stays with its name here as well: nobody can take it under another one afterwards
 //! ([`Members::is_of_other`]).
@@ -51,15 +52,24 @@ impl Members {
         self.ended.insert(member.run, ended);
         if self.ended.len() > ENDED_RUNS_MAX {
             let first = self.ended.iter().min_by_key(|(_, ended)| (ended.is_proven, ended.at));
-            let first = first.map(|(run, _)| *run);
-            first.and_then(|run| self.ended.remove(&run));
+            first.map(|(run, _)| *run).into_iter().for_each(|run| self.forget_end(run));
+        }
+    }
+
+    fn forget_end(&mut self, run: RunId) {
+        self.ended.remove(&run);
+        // It may have come back.
+        if !self.known.contains_key(&run) {
+            self.forget_in_detector(run);
         }
     }
 
     /// Forgets the runs that ended too long ago.
     pub(super) fn forget_ended(&mut self) {
         let (now, forget_after) = (self.now.mono, self.config.forget_after);
-        self.ended.retain(|_, ended| ended.at + forget_after > now);
+        let due = self.ended.iter().filter(|(_, ended)| ended.at + forget_after <= now);
+        let due: Vec<RunId> = due.map(|(run, _)| *run).collect();
+        due.into_iter().for_each(|run| self.forget_end(run));
     }
 }
 
@@ -70,8 +80,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_core::SeedableRng;
 
-    use super::super::MemberEffect;
-    use super::super::tests::{member, members, tell};
+    use super::super::tests::{frame_of, member, members, tell, tell_frame};
+    use super::super::{MemberEffect, PeerExit};
     use super::*;
     use crate::controls::Controls;
     use crate::time::Time;
@@ -141,6 +151,29 @@ mod tests {
         let (_, record) = Reader::new(&frame[4..]).unwrap();
         own.roster(at(4), Some(RunId::new(4)), record).unwrap();
         assert!(own.of_run(run).is_some_and(|member| member.state.is_alive()));
+    }
+
+    #[test]
+    fn detector_forgets_ended_runs_with_their_names() {
+        let mut own = replaced();
+        for first in (1..11).map(|n| n * 10_000) {
+            tell_frame(
+                &mut own,
+                at(3),
+                3,
+                &frame_of((first..=first + 1_000).map(|run| (named(run, "x"), 0, false))),
+            );
+            for run in first..first + 1_000 {
+                own.on_process_end(at(3), RunId::new(run), PeerExit::Ends);
+            }
+        }
+        assert!(own.known.len() < 20, "they are replaced");
+        assert!(own.detector.iter_membership_state().len() <= ENDED_RUNS_MAX + own.known.len() + 1);
+        // The failure detector remembers one whose name is kept, until that is forgotten.
+        assert!(own.ended(RunId::new(2)).is_some());
+        own.forget_due(at(own.config.forget_after.as_secs() + 4), &BTreeSet::new());
+        assert!(own.ended.is_empty());
+        assert!(own.detector.iter_membership_state().len() <= own.known.len() + 1);
     }
 
     #[test]

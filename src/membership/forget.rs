@@ -15,7 +15,6 @@ use std::collections::BTreeSet;
 
 use foca::Timer;
 
-use super::foca_codec::SwimId;
 use super::{KnownMember, MemberEffect, MemberEvent, MemberState, Members};
 use crate::controls::Control;
 use crate::id::RunId;
@@ -23,7 +22,7 @@ use crate::store::RunLife;
 use crate::time::Time;
 
 /// Addresses of forgotten members that are still dialled.
-const FORGOTTEN_MAX: usize = 64;
+pub(super) const FORGOTTEN_MAX: usize = 64;
 
 impl Members {
     /// Forgets the members that have been gone for too long, and those of `asked` that are gone.
@@ -37,15 +36,15 @@ impl Members {
             let is_gone = known.may_be_forgotten() || (is_asked && self.controls.has(Control::ForgetsLiving));
             is_gone && (is_over || is_asked)
         };
-        let due: Vec<SwimId> = self.known.values().filter(is_due).map(KnownMember::id).collect();
-        for id in due {
-            self.push_event(id.run, MemberEvent::Forgotten);
-            let member = &self.known[&id.run].member;
-            if member.state == MemberState::Down && !asked.contains(&id.run) {
+        let due: Vec<RunId> = self.known.values().filter(is_due).map(|known| known.member.run).collect();
+        for run in due {
+            self.push_event(run, MemberEvent::Forgotten);
+            let member = &self.known[&run].member;
+            if member.state == MemberState::Down && !asked.contains(&run) {
                 self.forgotten.push_back(member.contact());
             }
-            self.forget_member(id);
-            self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Ended));
+            self.forget_member(run);
+            self.effects.push_back(MemberEffect::RunLife(run, RunLife::Ended));
             self.is_unwritten = true;
         }
         while self.forgotten.len() > FORGOTTEN_MAX {
@@ -64,28 +63,36 @@ impl Members {
     pub(super) fn forget_gone(&mut self) -> bool {
         let gone = self.known.values().filter(|known| known.may_be_forgotten());
         let oldest = gone.min_by_key(|k| (!k.has_left, k.member.since));
-        let Some(id) = oldest.map(KnownMember::id) else { return false };
-        self.make_room(id)
+        let Some(run) = oldest.map(|known| known.member.run) else { return false };
+        self.make_room(run)
     }
 
     /// Makes room by forgetting any member that is known from hearsay only.
     pub(super) fn forget_hearsay(&mut self) -> bool {
         let hearsay = self.known.values().find(|known| !known.is_proven);
-        let Some(id) = hearsay.map(KnownMember::id) else { return false };
-        self.make_room(id)
+        let Some(run) = hearsay.map(|known| known.member.run) else { return false };
+        self.make_room(run)
     }
 
     /// Forgets a member although it may live. So values that are bound to its life are hidden and not dropped, until it
     /// has been away for [`Config::forget_after`](crate::Config::forget_after).
-    fn make_room(&mut self, id: SwimId) -> bool {
-        self.forget_member(id);
-        self.effects.push_back(MemberEffect::RunLife(id.run, RunLife::Away));
+    fn make_room(&mut self, run: RunId) -> bool {
+        self.forget_member(run);
+        self.effects.push_back(MemberEffect::RunLife(run, RunLife::Away));
         true
     }
 
-    fn forget_member(&mut self, id: SwimId) {
-        self.known.remove(&id.run);
-        // The failure detector forgets only members that are down.
+    fn forget_member(&mut self, run: RunId) {
+        self.known.remove(&run);
+        self.forget_in_detector(run);
+    }
+
+    /// Lets the failure detector forget a run, under whatever identity it remembers it. So it remembers no runs but those
+    /// that are known here, those that have ended and whose names are kept, and this node's own.
+    pub(super) fn forget_in_detector(&mut self, run: RunId) {
+        let held = self.detector.iter_membership_state().find(|member| member.id().run == run);
+        let Some(id) = held.map(|member| *member.id()) else { return };
+        // It forgets only members that are down.
         _ = self.detector.apply_many(std::iter::once(foca::Member::down(id)), false, &mut self.wishes);
         _ = self.detector.handle_timer(Timer::RemoveDown(id), &mut self.wishes);
     }
@@ -101,6 +108,7 @@ impl KnownMember {
 mod tests {
     use std::time::Duration;
 
+    use super::super::foca_codec::SwimId;
     use super::super::tests::{member, members};
     use super::*;
 
@@ -142,6 +150,21 @@ mod tests {
             read.extend(crate::membership::roster::read_contact(&mut reader).unwrap());
         }
         assert_eq!(read.iter().map(|member| member.run).collect::<Vec<_>>(), [RunId::new(2)]);
+    }
+
+    #[test]
+    fn detector_forgets_a_run_under_any_identity() {
+        let mut own = members();
+        own.now = Time::default();
+        for state in [foca::State::Down, foca::State::Alive] {
+            assert!(own.add_by_hearsay(&member(2)));
+            // Its generation is not taken in before the effects of `foca` are carried out.
+            let told = foca::Member::new(SwimId { run: RunId::new(2), generation: 5 }, 0, state);
+            own.detector.apply_many(std::iter::once(told), true, &mut own.wishes).unwrap();
+            assert!(own.forget_gone());
+            assert_eq!(own.detector.iter_membership_state().len(), 0, "{state:?}");
+            own.drain_foca();
+        }
     }
 
     /// Which of two forgotten members are dialled: run 2 was gone for too long, run 3 was asked to be forgotten.
