@@ -218,10 +218,11 @@ impl Members {
     /// A peer says that a run lives which has ended here. If it does live, somebody made up its end: it is told of an
     /// identity after the one that ended, takes the next one, and comes back under that. Peers repeat it until then.
     pub(super) fn tell_of_end(&mut self, who: &Member, ended: SwimId) {
+        let Some(to) = self.where_to_tell(who) else { return };
         let bytes = self.accusation(ended.next(), 0);
         let mut writer = Writer::new(Kind::Swim);
         writer.bytes(&bytes[foca_codec::RUNS_BYTES..]);
-        self.effects.push_back(MemberEffect::Packet(who.contact(), writer.finish_datagram()));
+        self.effects.push_back(MemberEffect::Packet(to, writer.finish_datagram()));
     }
 
     fn accusation(&self, id: SwimId, suspected: u16) -> Vec<u8> {

@@ -9,13 +9,16 @@
 
 use std::time::Duration;
 
-use super::{KnownMember, MemberState, Members};
+use super::{Contact, KnownMember, MemberState, Members, times};
 use crate::id::RunId;
 use crate::membership::Member;
 
 /// The most ended runs whose names are kept. Beyond it those go first that were only heard of, and of the others the
 /// one that ended first.
-const ENDED_RUNS_MAX: usize = 1_024;
+pub(super) const ENDED_RUNS_MAX: usize = 1_024;
+/// A run that has ended is told of it at most once in this many probe intervals, however often and at whatever addresses
+/// others say that it lives.
+const END_PAUSE_INTERVALS: u32 = 2;
 
 /// A run that has ended.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct EndedRun {
     is_proven: bool,
     /// When its place was taken, by the monotonic clock.
     at: Duration,
+    /// From when on it may be told of its end, if somebody says that it lives.
+    tell_at: Duration,
 }
 
 impl EndedRun {
@@ -39,6 +44,15 @@ impl Members {
         self.of_run(run).or_else(|| self.ended.get(&run).map(|ended| &ended.member))
     }
 
+    /// Where to tell a run of its end that somebody says lives, here. `None` if it was told a moment ago. Where a run was
+    /// proven is not for others to say.
+    pub(super) fn where_to_tell(&mut self, who: &Member) -> Option<Contact> {
+        let pause = times(self.config.probe_interval, END_PAUSE_INTERVALS);
+        let ended = self.ended.get_mut(&who.run).filter(|ended| ended.tell_at <= self.now.mono)?;
+        ended.tell_at = self.now.mono + pause;
+        Some(if ended.is_proven { ended.member.contact() } else { who.contact() })
+    }
+
     /// Keeps the name of a run whose place another one has taken.
     pub(super) fn remember_ended(&mut self, known: &KnownMember) {
         let KnownMember { member, is_proven, .. } = known;
@@ -48,7 +62,8 @@ impl Members {
         let state = if member.state.is_alive() { MemberState::Down } else { member.state };
         let gone =
             Member { state, since: member.since, ..Member::new(&*member.name, member.run, member.addr) };
-        let ended = EndedRun { member: gone, is_proven: *is_proven, at: self.now.mono };
+        let tell_at = self.ended.get(&member.run).map_or(Duration::ZERO, |ended| ended.tell_at);
+        let ended = EndedRun { member: gone, is_proven: *is_proven, at: self.now.mono, tell_at };
         self.ended.insert(member.run, ended);
         if self.ended.len() > ENDED_RUNS_MAX {
             let first = self.ended.iter().min_by_key(|(_, ended)| (ended.is_proven, ended.at));
@@ -151,6 +166,42 @@ mod tests {
         let (_, record) = Reader::new(&frame[4..]).unwrap();
         own.roster(at(4), Some(RunId::new(4)), record).unwrap();
         assert!(own.of_run(run).is_some_and(|member| member.state.is_alive()));
+    }
+
+    /// The addresses at which this run is told something.
+    fn told_at(own: &mut Members, run: u64) -> Vec<std::net::SocketAddr> {
+        let told = own.effects.drain(..).filter_map(|effect| match effect {
+            MemberEffect::Packet(to, _) if to.run == RunId::new(run) => Some(to.addr),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn end_is_told_once_in_a_pause_whatever_addresses_are_named() {
+        let mut own = replaced();
+        tell(&mut own, 3, [named(20, "heard"), named(21, "heard")]);
+        own.on_process_end(at(3), RunId::new(20), PeerExit::Ends);
+        assert!(own.of_run(RunId::new(20)).is_none() && own.ended(RunId::new(20)).is_some());
+        let elsewhere = |n: u32| Member { addr: (n.to_be_bytes(), 7_400).into(), ..named(20, "heard") };
+        for secs in [4, 9] {
+            own.effects.clear();
+            let mut told = Vec::new();
+            for frame in 0..1_000 {
+                let records = (0..40).map(|n| (elsewhere(frame * 40 + n), 0, false));
+                tell_frame(&mut own, at(secs), 3, &frame_of(records));
+                told.extend(told_at(&mut own, 20));
+            }
+            assert_eq!(told.len(), 1, "{told:?}");
+        }
+        // One that was proven is told where it was proven.
+        tell_frame(
+            &mut own,
+            at(9),
+            3,
+            &frame_of([(Member { run: RunId::new(2), ..elsewhere(7) }, 0, false)]),
+        );
+        assert_eq!(told_at(&mut own, 2), [named(2, "n2").addr]);
     }
 
     #[test]
