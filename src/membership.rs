@@ -77,8 +77,6 @@ const LOCAL_HEALTH_MAX: u32 = 8;
 /// of the times for which they have been down.
 const MEMO_INTERVALS: u32 = 20;
 const DOWN_TIMES_DIVISOR: u32 = 64;
-/// How long the failure detector remembers members that are down.
-const DOWN_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// The most members per roster frame that are asked themselves, because a peer says that they live while this node
 /// believes them dead.
 const RECHECKS_MAX: usize = 32;
@@ -795,6 +793,27 @@ pub(crate) mod tests {
         assert!(own.deadline() > at(30).mono, "time has passed");
         let told = |effect: &&MemberEffect| matches!(effect, MemberEffect::NameTwice(who) if who.name == "x");
         assert_eq!(own.effects.iter().filter(told).count(), 1);
+    }
+
+    #[test]
+    fn rising_generations_of_a_run_leave_no_timers() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        for first in [0, 4_000, 8_000] {
+            let left = (first..first + 4_000).map(|generation| (member(3), generation, generation > 0));
+            tell_frame(&mut own, at(2), 2, &frame_of(left));
+        }
+        assert!(own.known.contains_key(&RunId::new(3)));
+        assert!(own.timers.len() <= own.known.len() + 4, "{} timers", own.timers.len());
+        assert_eq!(own.detector.iter_membership_state().len(), 2);
+    }
+
+    #[test]
+    fn only_other_member_that_comes_and_goes_leaves_no_timers() {
+        let mut own = members();
+        let flaps = (0..4_000).map(|n| (member(3), n / 2, n % 2 == 1));
+        tell_frame(&mut own, at(2), 2, &frame_of(flaps));
+        assert!(own.timers.len() <= own.known.len() + 4, "{} timers", own.timers.len());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What membership does by the clock: the failure detector's timers, dials of missing links, and the search for members
 //! that are gone.
 
+use std::mem::discriminant;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
@@ -8,9 +9,7 @@ use foca::{PeriodicParams, Timer};
 use rand_core::Rng;
 
 use super::foca_codec::{self, SwimId, SwimPacket};
-use super::{
-    Contact, DETECTOR_BYTES_MAX, DOWN_TIME, KnownMember, Member, MemberEffect, MemberState, Members, times,
-};
+use super::{Contact, DETECTOR_BYTES_MAX, KnownMember, Member, MemberEffect, MemberState, Members, times};
 use crate::controls::Control;
 use crate::time::Time;
 use crate::wire::{Kind, Writer};
@@ -46,6 +45,11 @@ impl Members {
     }
 
     pub(super) fn plan(&mut self, at: Duration, timer: Timer<SwimId>, since: Duration) {
+        if matches!(timer, Timer::ProbeRandomMember(_) | Timer::PeriodicGossip(_)) {
+            // Whenever the first member comes or the last one goes, `foca` begins this cycle anew. Only the latest counts.
+            let kind = discriminant(&timer);
+            self.timers.retain(|_, (other, _)| discriminant(other) != kind);
+        }
         self.sequence += 1;
         self.timers.insert((at, self.sequence), (timer, since));
     }
@@ -253,7 +257,9 @@ pub(super) fn settings(living: usize) -> foca::Config {
         num_indirect_probes: three,
         max_transmissions: NonZeroU8::new(sendings).expect("at least four"),
         suspect_to_down_after: Duration::from_secs(1),
-        remove_down_after: Some(DOWN_TIME),
+        // Members that are down are removed with what this node knows of them (`Members::forget_in_detector`). A timer
+        // for each would let whoever calls them down under ever later generations fill the memory.
+        remove_down_after: None,
         max_packet_size: NonZeroUsize::new(DETECTOR_BYTES_MAX).expect("it is not zero"),
         notify_down_members: true,
         // The roster does the work of these.
