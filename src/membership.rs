@@ -80,6 +80,9 @@ const DOWN_TIMES_DIVISOR: u32 = 64;
 /// The most members per roster frame that are asked themselves, because a peer says that they live while this node
 /// believes them dead.
 const RECHECKS_MAX: usize = 32;
+/// The most members about which the failure detector has updates to spread. Beyond it, what peers tell of members that
+/// were only heard of is not spread.
+const UPDATES_MAX: usize = MEMBERS_MAX;
 
 /// An effect that membership asks its replica to carry out.
 #[derive(Debug)]
@@ -814,6 +817,21 @@ pub(crate) mod tests {
         let flaps = (0..4_000).map(|n| (member(3), n / 2, n % 2 == 1));
         tell_frame(&mut own, at(2), 2, &frame_of(flaps));
         assert!(own.timers.len() <= own.known.len() + 4, "{} timers", own.timers.len());
+    }
+
+    #[test]
+    fn updates_about_made_up_members_are_limited() {
+        let mut own = members();
+        own.on_link_member(at(1), &member(2), 0);
+        for first in (1..5).map(|n| n * 10_000) {
+            for has_left in [false, true] {
+                let crowd = (first..first + 4_000).map(|run| (member(run), 0, has_left));
+                tell_frame(&mut own, at(2), 2, &frame_of(crowd));
+            }
+        }
+        assert!(own.known.contains_key(&RunId::new(43_999)), "they take each other's places");
+        assert!(own.detector.updates_backlog() <= UPDATES_MAX, "{}", own.detector.updates_backlog());
+        assert!(own.detector.iter_membership_state().len() <= MEMBERS_MAX + 1);
     }
 
     #[test]

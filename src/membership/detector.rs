@@ -7,8 +7,8 @@ use foca::OwnedNotification;
 
 use super::foca_codec::{self, FocaEffects, SwimId, SwimPacket};
 use super::{
-    KnownMember, LOCAL_HEALTH_MAX, Member, MemberEffect, MemberEvent, MemberState, Members, Probe, roster,
-    times,
+    KnownMember, LOCAL_HEALTH_MAX, Member, MemberEffect, MemberEvent, MemberState, Members, Probe,
+    UPDATES_MAX, roster, times,
 };
 use crate::controls::Control;
 use crate::id::RunId;
@@ -64,16 +64,23 @@ impl Members {
         if !self.known.contains_key(&from) {
             return Ok(());
         }
-        let knows = |run: RunId| run == own || self.known.contains_key(&run);
-        // News of members whose address is not known is left out: the roster will bring it.
+        let knows = |run| self.known.contains_key(&run) && self.spreads_updates(run);
+        // News of members whose address is not known, or that would not be spread, is left out: the roster will bring it.
         let plain = |state: u8| if state == foca_codec::LEFT { foca_codec::DOWN } else { state };
         let heard = packet.with_updates(|update| {
-            knows(update.id.run).then_some((update.id.generation, plain(update.state)))
+            (update.id.run == own || knows(update.id.run))
+                .then_some((update.id.generation, plain(update.state)))
         });
         // A packet that `foca` refuses (one for another run of this node, for example) changes nothing.
         _ = self.detector.handle_data(&heard, &mut self.wishes);
         self.drain_foca();
         Ok(())
+    }
+
+    /// Whether an update about a known run is spread further. Those about proven members always are.
+    pub(super) fn spreads_updates(&self, run: RunId) -> bool {
+        self.detector.updates_backlog() < UPDATES_MAX
+            || self.known.get(&run).is_some_and(|known| known.is_proven)
     }
 
     /// Records an answer to this node's own probe.

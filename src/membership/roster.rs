@@ -334,7 +334,8 @@ impl Members {
             } else {
                 foca::Member::new(id, record.incarnation, foca::State::Alive)
             };
-            _ = self.detector.apply_many(std::iter::once(update), true, &mut self.wishes);
+            let spreads = self.spreads_updates(run);
+            _ = self.detector.apply_many(std::iter::once(update), spreads, &mut self.wishes);
             if !record.has_left {
                 doubts.push(id);
             }
