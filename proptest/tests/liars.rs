@@ -367,6 +367,21 @@ fn tasks_of_a_session_are_limited() {
 }
 
 #[test]
+fn what_crowds_of_made_up_runs_leave_is_limited() {
+    for seed in 0..2 {
+        let mut dice = Dice::new(seed);
+        let (mut sim, honest) = cluster(seed, &mut dice, config(30), None, &[0]);
+        sim.events();
+        sim.lie(honest, &[Lie::Crowds], 0.05);
+        (0..20).for_each(|_| pass(&mut sim, honest, ms(500)));
+        let is_of_crowd =
+            |event: &ReplicaEvent| matches!(event, ReplicaEvent::NameTwice(who) if who.name == "lie-crowd");
+        let told = sim.events().iter().filter(|(_, event)| is_of_crowd(event)).count();
+        assert!(told < 100, "seed {seed}: one name is reported {told} times");
+    }
+}
+
+#[test]
 fn reports_of_refused_rows_are_limited() {
     let refused = |seed, control| history(seed, &[Lie::RefusedRows], control);
     assert!(is_noticed(0, |seed| refused(seed, Some(Control::RefusalsAllTold))), "the limit is not reached");

@@ -5,7 +5,7 @@ use super::link::{Link, MESSAGES_MAX};
 use super::links::LINKS_MAX;
 use super::{REFUSALS_MAX, Replica};
 use crate::id::{LinkId, SessionId};
-use crate::membership::MEMBERS_MAX;
+use crate::membership::{MEMBERS_MAX, Members};
 use crate::replication::large::EXPECTED_MAX;
 use crate::replication::questions::QUESTIONS_MAX;
 use crate::replication::repair::{LIST_BYTES_MAX, RepairSession, TASKS_MAX};
@@ -47,7 +47,8 @@ impl Replica {
         let contexts = coverage.extra_regions();
         let kept = |name, count, limit| Kept { name, count, limit: Some(limit) };
         let unlimited = |name, count| Kept { name, count, limit: None };
-        vec![
+        let of_members = self.members.iter().flat_map(Members::kept);
+        let mut all = vec![
             unlimited("contexts", contexts.len()),
             unlimited("clocks of contexts", contexts.iter().map(|region| region.clocks.len()).sum()),
             kept("links", self.links.len(), LINKS_MAX),
@@ -73,6 +74,8 @@ impl Replica {
                 LIST_BYTES_MAX,
             ),
             kept("bytes of a frame", most(|link| link.lanes.kept_bytes()), 2 * (FRAME_BYTES_MAX + 4)),
-        ]
+        ];
+        all.extend(of_members.map(|(name, count, limit)| kept(name, count, limit)));
+        all
     }
 }

@@ -14,6 +14,7 @@ use crate::election::VoterList;
 use crate::id::LinkId;
 use crate::replica::{Input, Lane, Replica};
 
+mod crowd;
 mod liar;
 
 use liar::Truth;
@@ -47,6 +48,10 @@ pub enum Lie {
     /// Rosters: made-up members, sometimes more than may be told at once, honest members at other addresses and under
     /// other runs, and gone.
     Rosters,
+    /// Rosters of as many records as may be told at once, about made-up runs: under one name, at one address, replaced,
+    /// gone under ever later generations, and ended and at ever other addresses. Not one of [`Lie::ALL`]: honest nodes
+    /// take long to find out that nobody of such a crowd lives.
+    Crowds,
     /// Checks with false roots, hashes, rates and clocks.
     Checks,
     /// Large rows that begin and never end.
@@ -66,7 +71,7 @@ pub enum Lie {
 }
 
 impl Lie {
-    /// All of them.
+    /// All of them but [`Lie::Crowds`].
     pub const ALL: [Self; 20] = [
         Self::FlushEnds,
         Self::News,

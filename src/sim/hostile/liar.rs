@@ -28,7 +28,7 @@ const NO_CONTEXT: u8 = 0;
 const WHOLE_CONTEXT: u8 = 1;
 const CHANGED_CONTEXT: u8 = 2;
 const REMOVAL_UNKNOWN: u8 = 0;
-const RECORDS: u8 = 0;
+pub(super) const RECORDS: u8 = 0;
 
 /// A frame for a lane, or a datagram.
 pub(in crate::sim) type Told = (Option<Lane>, Vec<u8>);
@@ -65,7 +65,7 @@ pub(in crate::sim) struct Liar {
 }
 
 impl Liar {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.random.next_u32() as usize % limit
     }
 
@@ -206,6 +206,7 @@ impl Liar {
             Lie::OldParts => vec![(fast, self.old_part(truth))],
             Lie::Buckets => vec![(fast, self.buckets(truth))],
             Lie::Rosters => vec![(fast, self.roster(truth))],
+            Lie::Crowds => vec![(fast, self.crowd())],
             Lie::Checks => vec![(None, self.check(truth))],
             Lie::LargeRows => vec![(bulk, self.large_row(truth))],
             Lie::LargestRows => vec![(bulk, self.largest_row(truth))],
