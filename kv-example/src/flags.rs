@@ -13,6 +13,7 @@ pub(crate) mod plan;
 pub(crate) mod runner;
 
 use tidings::Store;
+use tidings::map::SCHEMA_SUFFIX;
 
 /// The last parts of the keys that are no flags: the rules and the metadata of a set.
 pub(crate) const SHARED_RULES: &str = "$evaluators";
@@ -70,10 +71,21 @@ impl Names<'_> {
     }
 }
 
+/// Whether what stands behind the name of a set in a key is no flag, but a JSON Schema of those whose names begin with
+/// what stands before its end. The library does not take it for a flag either.
+pub(crate) fn is_schema(flag: &str) -> bool {
+    flag.ends_with(SCHEMA_SUFFIX)
+}
+
 /// Whether a set and a flag can have these names: the set is the part of a key before the first slash.
 pub(crate) fn check_names(set: &str, flag: &str) -> Result<(), String> {
     if set.is_empty() || set.contains('/') {
         return Err(format!("\"{set}\" is no name of a set: it is empty or has a slash"));
+    }
+    if is_schema(flag) {
+        return Err(format!(
+            "\"{flag}\" is no name of a flag: keys that end in {SCHEMA_SUFFIX} hold schemas"
+        ));
     }
     if flag.is_empty() { Err("the name of the flag is empty".to_owned()) } else { Ok(()) }
 }

@@ -217,6 +217,32 @@ fn file_of_flagd_goes_in_and_out_unchanged() {
 }
 
 #[test]
+fn schema_of_a_set_is_no_flag() {
+    let node = serve("a", &[], &[]);
+    let file = folder("flags-schema").join("set.json").to_str().unwrap().to_owned();
+    let schema = ["flags/default/$schema", r#"{"required": ["state"]}"#];
+    node.line(&["flags", "create", "checkout"]);
+    node.line(&[&["put"], &schema[..]].concat());
+    assert_eq!(answer(&node, &["list"])["flag"], "checkout", "alone");
+    assert_eq!(code(&node.run(&["flags", "lint"])), 0);
+    node.line(&["flags", "export", "--out", &file]);
+    let out: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(out["flags"].as_object().unwrap().keys().collect::<Vec<_>>(), ["checkout"]);
+    let import = node.run(&["flags", "import", &file, "--from", "flagd", "--prune"]);
+    assert!(code(&import) == 0 && import.stdout.is_empty(), "{import:?}");
+    for flag in ["$schema", "new$schema"] {
+        for words in [["create", flag], ["delete", flag], ["show", flag], ["history", flag]] {
+            let refused = node.run(&[&["flags"], &words[..]].concat());
+            let told = said(&refused);
+            assert!(code(&refused) != 0 && told.contains("no name of a flag"), "{words:?}: {told}");
+        }
+        let listed = ask("GET", &format!("{}/v1/flags?flag={flag}", node.http), &[], b"").json();
+        assert_eq!(listed["flags"], json!([]), "{flag}");
+    }
+    assert_eq!(node.line(&["get", schema[0]]), schema[1]);
+}
+
+#[test]
 fn import_of_unleash_tells_what_it_cannot_translate() {
     let node = serve("a", &[], &[]);
     let strategy =

@@ -16,14 +16,13 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tidings::map::SCHEMA_SUFFIX;
 use tidings::{OnlyIf, Receipt, Stamp};
 
 use super::flag_sets::is_unknown;
 use super::kv::ValueBody;
 use super::{ApiError, App, AppState, Ask, At, view};
 use crate::flags::change::{self, Author, Change};
-use crate::flags::{Names, SET_METADATA, SHARED_RULES, check_names};
+use crate::flags::{Names, SET_METADATA, SHARED_RULES, check_names, is_schema};
 use crate::schema::{Fault, Verdict};
 
 /// The largest body with the changes of a set.
@@ -101,6 +100,7 @@ async fn delete(
     At((set, flag)): At<(String, String)>,
     Ask(wants): Ask<Wants>,
 ) -> Result<Json<Value>, ApiError> {
+    check_names(&set, &flag).map_err(ApiError::bad_request)?;
     if app.node.get(app.flag_names().flag(&set, &flag)).is_none() {
         return Err(no_flag(&set, &flag));
     }
@@ -133,7 +133,9 @@ async fn read_set(State(app): AppState, At(set): At<String>) -> Json<Value> {
         let name = entry.key()[prefix.len()..].to_owned();
         (name, json!({ "stamp": entry.stamp().to_string(), "definition": change::definition_of(entry) }))
     };
-    let entries: Map<String, Value> = app.node.scan(&prefix).iter().map(row).collect();
+    let entries = app.node.scan(&prefix);
+    let entries: Map<String, Value> =
+        entries.iter().filter(|entry| !is_schema(entry.key())).map(row).collect();
     Json(json!({ "prefix": app.flags_prefix, "set": set, "entries": entries }))
 }
 
@@ -220,7 +222,9 @@ fn broken_by_rules(app: &App, set: &str, changes: &[Change], rules: Option<&Valu
     let names = app.flag_names();
     let prefix = names.set(set);
     let is_other = |flag: &str| {
-        !matches!(flag, SHARED_RULES | SET_METADATA) && changes.iter().all(|change| change.flag != flag)
+        !matches!(flag, SHARED_RULES | SET_METADATA)
+            && !is_schema(flag)
+            && changes.iter().all(|change| change.flag != flag)
     };
     // Other tasks go on meanwhile.
     tokio::task::block_in_place(|| {
@@ -264,7 +268,7 @@ impl App {
 
     /// Why a value that is put under this key is a malformed definition. `None`: it is none, or not under a key of flags.
     pub(super) fn flag_fault(&self, key: &str, value: &[u8]) -> Option<Fault> {
-        let is_flag = |rest: &str| rest.contains('/') && !rest.ends_with(SCHEMA_SUFFIX);
+        let is_flag = |rest: &str| rest.contains('/') && !is_schema(rest);
         key.strip_prefix(&self.flags_prefix).filter(|rest| is_flag(rest))?;
         let fault = tokio::task::block_in_place(|| tidings::flags::check(key, value)).err()?;
         Some(Fault { path: String::new(), message: fault.error.to_string() })

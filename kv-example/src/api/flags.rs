@@ -24,7 +24,7 @@ use super::kv::PAGE_BYTES_TARGET;
 use super::{ApiError, App, AppState, Ask, PAGE_ROWS_MAX, PAGE_TIME_MAX, page_limit};
 use crate::flags::change::definition_of;
 use crate::flags::edit::shares;
-use crate::flags::{SET_METADATA, SHARED_RULES};
+use crate::flags::{SET_METADATA, SHARED_RULES, is_schema};
 
 /// Keys that are looked at to find the names of sets, one for each set.
 const SETS_MAX: usize = 1_000;
@@ -72,6 +72,7 @@ fn listed(app: &App, ask: &List, limit: usize) -> Value {
     let set = ask.set.as_deref().unwrap_or(DEFAULT_SET);
     let prefix = app.flag_names().set(set);
     let (rows, next) = match &ask.flag {
+        Some(flag) if is_schema(flag) => (Vec::new(), None),
         Some(flag) => (app.node.get(format!("{prefix}{flag}")).into_iter().collect(), None),
         None => page(app, &prefix, ask, limit),
     };
@@ -103,7 +104,9 @@ fn key_of(rejected: &Rejected) -> Option<&str> {
 fn page(app: &App, prefix: &str, ask: &List, limit: usize) -> (Vec<Entry>, Option<String>) {
     let search = ask.search.as_deref().unwrap_or_default().to_lowercase();
     let is_asked = |flag: &str| {
-        ![SHARED_RULES, SET_METADATA].contains(&flag) && flag.to_lowercase().contains(search.as_str())
+        ![SHARED_RULES, SET_METADATA].contains(&flag)
+            && !is_schema(flag)
+            && flag.to_lowercase().contains(search.as_str())
     };
     let mut after = ask.after.as_ref().map(|flag| format!("{prefix}{flag}"));
     let (mut rows, mut bytes): (Vec<Entry>, usize) = (Vec::new(), 0);
