@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tidings_proptest::processes::eventually;
 
 const CHECKOUT: &str = r#"{"state":"ENABLED","variants":{"on":true,"off":false},"defaultVariant":"off",
-    "targeting":{"if":[{"ends_with":[{"var":"email"},"@example.com"]},"on"]},"metadata":{"big":9007199254740993}}"#;
+    "targeting":{"if":[{"ends_with":[{"var":"email"},"@example.com"]},"on"]},
+    "metadata":{"big":9007199254740993,"one":1.0}}"#;
 
 fn put(node: &Running, key: &str, value: &str) {
     // Some are malformed.
@@ -79,6 +80,8 @@ fn flag_is_switched_rolled_out_and_brought_back() {
     // An earlier version comes back as it was.
     page.eval("[...document.querySelectorAll('#flag-past button')].find(one => one.closest('li').innerText.includes('it is late')).click()");
     page.wait("flagNow.state === 'DISABLED' && !flagNow.shares.length && flagNow.defaultVariant === 'off'");
+    let as_put = json!({ "big": 9_007_199_254_740_993_u64, "one": 1.0 });
+    assert_eq!(definition(&a, "checkout")["metadata"], as_put, "numbers are not rounded");
 
     // What somebody else has changed meanwhile is not replaced.
     page.eval("window.real = loadFlags; loadFlags = async () => {}; flagsBusy = true; 0");

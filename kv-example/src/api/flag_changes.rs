@@ -21,7 +21,7 @@ use tidings::{OnlyIf, Receipt, Stamp};
 use super::flag_sets::is_unknown;
 use super::kv::ValueBody;
 use super::{ApiError, App, AppState, Ask, At, view};
-use crate::flags::change::{self, Author, Change};
+use crate::flags::change::{self, Author, Change, Past};
 use crate::flags::{Names, SET_METADATA, SHARED_RULES, check_names, is_schema};
 use crate::schema::{Fault, Verdict};
 
@@ -123,7 +123,15 @@ async fn history(
     if entry.is_none() && app.node.get(names.flag(&set, &flag)).is_none() {
         return Err(no_flag(&set, &flag));
     }
-    Ok(Json(json!({ "set": set, "flag": flag, "history": change::history(entry.as_ref()) })))
+    let item = |past: Past| {
+        let mut item = json!(past);
+        // A browser rounds the numbers of the definition; what it puts again is this.
+        item["text"] =
+            if past.definition.is_null() { Value::Null } else { past.definition.to_string().into() };
+        item
+    };
+    let history: Vec<Value> = change::history(entry.as_ref()).into_iter().map(item).collect();
+    Ok(Json(json!({ "set": set, "flag": flag, "history": history })))
 }
 
 /// All definitions of a set with their stamps; null where one is not JSON.

@@ -246,7 +246,7 @@ function pastItem(one, before, present) {
   item.append(make("time", date(Date.parse(one.time)), "soft"), make("strong", one.by), make("span", one.definition ? changeWords(one.definition, before && before.definition) : "deleted it"));
   if (one.note) item.append(make("q", one.note));
   if (!one.definition) return item;
-  whole.append(make("summary", "Definition"), make("pre", roomyJson(one.definition), "mono"));
+  whole.append(make("summary", "Definition"), make("pre", prettyJson(one.text), "mono"));
   item.append(whole);
   if (JSON.stringify(fieldsOf(one.definition)) === present) return item;
   const back = button("Bring this back", () => bringBack(one));
@@ -258,7 +258,8 @@ function pastItem(one, before, present) {
 async function bringBack(past) {
   const one = flagNow, flag = flagName, text = one && await definitionOf(flag, one.stamp), more = text ? { undo: { flag, definition: text } } : {};
   $("f-note").value ||= "back to the version of " + past.time;
-  await sendFlag("PUT", flagPath(flag, "?if=" + (one ? one.stamp : "absent")), JSON.stringify(past.definition), flag + " is as at " + date(Date.parse(past.time)), more);
+  // The text and not what the page has read of it: numbers stay as they are.
+  await sendFlag("PUT", flagPath(flag, "?if=" + (one ? one.stamp : "absent")), past.text, flag + " is as at " + date(Date.parse(past.time)), more);
 }
 // What a definition changed, in words.
 function changeWords(after, before) {
