@@ -207,14 +207,18 @@ fn plan_of_one_step_is_watched_and_taken_back() {
 fn plan_stops_when_who_reports_its_metric_is_killed() {
     let [a, b, c] = three();
     a.line(&["flags", "create", "checkout"]);
-    c.line(&["put", "flags-metrics/errors/app", "1", "--ephemeral", "--wait", "all", "--timeout", "60s"]);
+    let report = || c.line(&["put", "flags-metrics/errors/app", "1", "--ephemeral"]);
+    report();
     let words = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5,100", "--wait", "1h"];
     let missing = ["--stop-if-missing", "--on-stop", "roll-back"];
     let refused = a.run(&[&words[..], &missing].concat());
     assert_eq!(refused.status.code(), Some(2), "it is about the metric of --stop-if");
     a.line(&[&words[..], &["--stop-if", "errors > 10"], &missing].concat());
     assert!(a.line(&["flags", "plan", "show", "checkout"]).contains("stops if errors > 10 or it is missing"));
-    eventually("it has begun", || share(&b, "checkout") == 5);
+    eventually("it has begun", || {
+        report();
+        share(&b, "checkout") == 5
+    });
     signal(c.pid(), "KILL");
     eventually("it stops", || plan(&a, "checkout")["state"] == "stopped");
     let reason = plan(&a, "checkout")["reason"].to_string();

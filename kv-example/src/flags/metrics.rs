@@ -5,13 +5,15 @@
 //! under its name. A metric that nobody reports stops a plan only if the plan says so ([`MISSING_MS_MIN`]).
 //!
 //! Rates are made by the runner, of two reports of one source and the times of their stamps: sources report counters as
-//! they are, each as often as it likes. Until a source reports again nothing is known of its rate, so that one whose
-//! counter stands still has to report it again.
+//! they are. Until a source reports again nothing is known of its rate, so that one whose counter stands still has to
+//! report it again. Sources report as often as they like, but for plans that stop where a metric is missing: for these
+//! a source that has put nothing anew for [`MISSING_MS_MIN`] is missing, though its value is there. So it is noticed
+//! that a program hangs whose value is kept by a node that lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tidings::{PutOptions, Store, WriteError};
+use tidings::{PutOptions, Stamp, Store, WriteError};
 
 use super::condition::Measure;
 use super::plan::Plan;
@@ -23,8 +25,9 @@ pub(crate) const SOURCES_MAX: usize = 1_000;
 /// reports a value that stands still again after this time.
 pub(crate) const RATE_MS_MIN: u64 = 5_000;
 
-/// A metric, or one of its sources, is missing once nobody has reported it for so long: failure of a node is noticed
-/// within seconds, and so is that it was not one. The flag of a plan is missing as late.
+/// A metric, or one of its sources, is missing once nobody has put it anew for so long: twice the time after which a
+/// node reports a value that stands still. Failure of a node is noticed within seconds, and so is that it was not one.
+/// The flag of a plan is missing as late.
 pub(crate) const MISSING_MS_MIN: u64 = 10_000;
 
 /// Why a plan that has not begun stops without its flag: the next flag of that name is another one.
@@ -34,16 +37,21 @@ const FLAG_DELETED: &str = "the flag was deleted";
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     value: f64,
-    /// When it was reported, by its stamp.
-    at_ms: u64,
+    /// Of the report. Another report has another one.
+    stamp: Stamp,
 }
 
 impl Reading {
+    /// When it was reported, by the clock of its source.
+    fn at_ms(self) -> u64 {
+        self.stamp.wall_ms()
+    }
+
     /// By how much the counter has grown in a second since an earlier reading. One that went down was started anew, and
     /// has counted from zero since.
     fn rate_since(self, before: Self) -> f64 {
         let grown = if self.value < before.value { self.value } else { self.value - before.value };
-        grown / Duration::from_millis(self.at_ms - before.at_ms).as_secs_f64()
+        grown / Duration::from_millis(self.at_ms() - before.at_ms()).as_secs_f64()
     }
 }
 
@@ -63,8 +71,16 @@ struct OfPlan {
     /// When its flag was there last; or when this began.
     flag_ms: u64,
     by_source: BTreeMap<String, Reading>,
-    /// When each source was there last; under `None` when this began. Of a bounded number of sources.
-    seen_ms: BTreeMap<Option<String>, u64>,
+    /// The last report of each source; under `None` when this began. Of a bounded number of sources.
+    last: BTreeMap<Option<String>, LastReport>,
+}
+
+/// The last report of a source.
+#[derive(Clone, Copy, Debug)]
+struct LastReport {
+    stamp: Option<Stamp>,
+    /// When it was read first, by the clock of the runner: that of the source may be behind.
+    at_ms: u64,
 }
 
 impl OfPlan {
@@ -74,11 +90,11 @@ impl OfPlan {
         let mut rates = Vec::new();
         for (source, reading) in values {
             let kept = match before.get(source) {
-                Some(before) if reading.at_ms >= before.at_ms.saturating_add(RATE_MS_MIN) => {
+                Some(before) if reading.at_ms() >= before.at_ms().saturating_add(RATE_MS_MIN) => {
                     rates.push((source.clone(), reading.rate_since(*before)));
                     reading
                 }
-                Some(before) if reading.at_ms >= before.at_ms => before,
+                Some(before) if reading.at_ms() >= before.at_ms() => before,
                 // It is new, or reported by another clock, which is behind.
                 _ => reading,
             };
@@ -87,23 +103,24 @@ impl OfPlan {
         rates
     }
 
-    /// What is missing of a metric, if something is: all of it, or a source that was there.
+    /// What is missing of a metric, if something is: all of it, or a source that has reported it.
     fn missing(&mut self, metric: &str, values: &[(String, Reading)], at_ms: u64) -> Option<String> {
-        self.seen_ms.entry(None).or_insert(at_ms);
-        for (source, _) in values {
-            let source = Some(source.clone());
-            if self.seen_ms.len() <= SOURCES_MAX || self.seen_ms.contains_key(&source) {
-                self.seen_ms.insert(source, at_ms);
+        self.last.entry(None).or_insert(LastReport { stamp: None, at_ms });
+        for (source, reading) in values {
+            let (source, report) = (Some(source.clone()), LastReport { stamp: Some(reading.stamp), at_ms });
+            let has_room = self.last.len() <= SOURCES_MAX;
+            match self.last.get_mut(&source) {
+                Some(last) if last.stamp != report.stamp => *last = report,
+                None if has_room => _ = self.last.insert(source, report),
+                _ => {}
             }
         }
-        let is_late = |seen_ms: u64| at_ms >= seen_ms.saturating_add(MISSING_MS_MIN);
-        let gone = self
-            .seen_ms
-            .iter()
-            .find_map(|(source, at)| Some((source.as_ref()?, *at)).filter(|_| is_late(*at)));
+        let is_late = |last: &LastReport| at_ms >= last.at_ms.saturating_add(MISSING_MS_MIN);
+        let mut late = self.last.iter().filter(|(_, last)| is_late(last));
+        let gone = late.find_map(|(source, _)| source.as_ref());
         match gone {
-            Some((source, _)) => Some(format!("\"{source}\" does not report {metric} any more")),
-            None if values.is_empty() && self.seen_ms.values().copied().all(is_late) => {
+            Some(source) => Some(format!("\"{source}\" does not report {metric} any more")),
+            None if values.is_empty() && self.last.values().all(is_late) => {
                 Some(format!("nobody reports {metric}"))
             }
             None => None,
@@ -162,7 +179,7 @@ fn values_of(store: &impl Store, names: Names<'_>, metric: &str) -> Vec<(String,
     let rows = store.scan_page(&prefix, None, SOURCES_MAX);
     let value = |entry: &tidings::Entry| {
         let value = serde_json::from_slice(entry.value()).ok()?;
-        let reading = Reading { value, at_ms: entry.stamp().wall_ms() };
+        let reading = Reading { value, stamp: entry.stamp() };
         Some((entry.key()[prefix.len()..].to_owned(), reading))
     };
     rows.iter().filter_map(value).collect()

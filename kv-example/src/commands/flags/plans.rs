@@ -24,8 +24,8 @@ Conditions of --stop-if:
                               zero. One that stands still has to be reported again.
   'success_ratio < 0.99'      below instead of above, also of a rate
 With --stop-if-missing the plan stops as well when nobody reports the metric, or when a source that did so since the plan
-is run has not reported it for 10 s: so does an application that crashes with the new variant. Sources that end in order
-stop it, too.";
+is run has not put it anew for 10 s: so does an application that crashes or hangs with the new variant. Sources have to
+put it every 5 s then, also a value that stands still. Sources that end in order stop the plan, too.";
 
 /// Roll a variant out in steps; pause, resume, cancel or take back what was planned
 #[derive(Debug, Subcommand)]
@@ -74,7 +74,7 @@ pub(crate) struct Start {
     /// Stop when a metric is above or below a number on any node: METRIC > NUMBER, or rate(METRIC) > NUMBER for counters
     #[arg(long, value_name = "CONDITION")]
     stop_if: Option<Threshold>,
-    /// Stop also when the metric of --stop-if is missing, or one of its sources is gone
+    /// Stop also when nobody reports the metric of --stop-if, or a source has not done so for 10 s
     #[arg(long, requires = "stop_if")]
     stop_if_missing: bool,
     /// What becomes of the flag then

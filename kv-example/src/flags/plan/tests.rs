@@ -562,18 +562,31 @@ fn source_that_is_gone_stops_a_plan_that_asks_for_it() {
         assert_eq!(node.state(1_000).0, State::Running);
         node.reports("b", None);
         assert_eq!(node.state(MISSING_MS_MIN - 2_000).0, State::Running, "it may come back");
-        node.reports("b", Some("1"));
+        ["a", "b"].iter().for_each(|source| node.reports(source, Some("1")));
         assert_eq!(node.state(1_000).0, State::Running, "it is back");
         node.reports("b", None);
+        assert_eq!(node.state(MISSING_MS_MIN - 1_000).0, State::Running);
+        node.reports("a", Some("1"));
         let expected = if stop_if_missing {
             (State::Stopped, "\"b\" does not report errors any more".to_owned())
         } else {
             (State::Running, String::new())
         };
-        assert_eq!(node.state(MISSING_MS_MIN), expected);
+        assert_eq!(node.state(1_000), expected);
         let current = change::definition_of(&node.sim.node(0).get("flags/s/a").unwrap());
         assert_eq!(current == Some(flag()), stop_if_missing, "it is rolled back");
     }
+}
+
+#[test]
+fn source_that_hangs_stops_a_plan_though_its_value_stays() {
+    let mut node = Missing::new(true);
+    for _ in 0..6 {
+        node.reports("a", Some("1"));
+        assert_eq!(node.state(RATE_MS_MIN).0, State::Running, "it reports, though nothing new");
+    }
+    assert_eq!(node.state(MISSING_MS_MIN - 1).0, State::Running);
+    assert_eq!(node.state(1), (State::Stopped, "\"a\" does not report errors any more".to_owned()));
 }
 
 #[test]
@@ -588,6 +601,9 @@ fn metric_that_nobody_reports_stops_a_plan_that_asks_for_it() {
         }
         assert_eq!(node.state(2 * MISSING_MS_MIN).0, State::Running, "the first step, however late it is");
         assert_eq!(node.state(500).0, State::Running, "nobody can have reported it yet");
+        if let Some(value) = value {
+            node.reports("a", Some(value));
+        }
         let (state, reason) = node.state(MISSING_MS_MIN);
         assert_eq!(state, expected, "{value:?}");
         assert_eq!(reason == "nobody reports errors", expected == State::Stopped);
