@@ -255,11 +255,12 @@ async fn routes_of_all(nodes: &[Node], board: &Arc<Switchboard>) -> Router {
     let mut apps: Vec<Arc<App>> = Vec::new();
     for node in nodes {
         let mut app = App::new(node, "demo", FLAGS_PREFIX, None, WATCHERS_MAX).await;
-        flags::runner::start(node, &app.monitor, FLAGS_PREFIX, api::render_metrics);
         app.locals = nodes.to_vec();
         app.demo = Some(board.clone());
         app.elections.show(node, &app.monitor, ELECTION);
-        apps.push(Arc::new(app));
+        let app = Arc::new(app);
+        flags::runner::start(&app);
+        apps.push(app);
     }
     let root = api::router(apps[0].clone());
     apps.into_iter().fold(root, |root, app| {

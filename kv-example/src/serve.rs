@@ -110,9 +110,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     for election in &settings.elections {
         app.elections.show(&node, &app.monitor, election);
     }
-    flags::runner::start(&node, &app.monitor, flags_prefix, api::render_metrics);
     let leaving = app.leaving.clone();
     let app = Arc::new(app);
+    flags::runner::start(&app);
     let http = listener.local_addr()?;
     let scheme = if access.tls.is_some() { "https" } else { "http" };
     let flagd = flagd_listener.as_ref().map(TcpListener::local_addr).transpose()?;

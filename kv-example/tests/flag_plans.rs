@@ -231,6 +231,21 @@ fn plan_stops_when_who_reports_its_metric_is_killed() {
 }
 
 #[test]
+fn plan_has_the_uptime_of_a_node_that_nobody_scrapes() {
+    let node = serve("a", &[], &["--voter", "a"]);
+    node.line(&["flags", "create", "checkout"]);
+    let words = ["flags", "plan", "start", "checkout", "--variant", "on", "--steps", "5,100", "--wait", "1h"];
+    node.line(&[&words[..], &["--stop-if", "tidings_uptime_seconds > 1e9"]].concat());
+    let uptime = || {
+        let got = node.run(&["get", "flags-metrics/tidings_uptime_seconds/a"]);
+        String::from_utf8(got.stdout).unwrap().trim().parse::<f64>().ok()
+    };
+    eventually("it is reported", || uptime().is_some());
+    let before = uptime();
+    eventually("it grows", || uptime() > before);
+}
+
+#[test]
 fn rate_of_a_counter_stops_a_plan_and_its_total_does_not() {
     let node = serve("a", &[], &["--voter", "a"]);
     node.line(&["flags", "create", "checkout"]);

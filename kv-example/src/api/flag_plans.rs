@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tidings::{ElectionError, Entry, OnlyIf, WriteError};
 
 use super::flag_changes::{Wants, condition as only_if, no_flag, shared_rules};
-use super::{ApiError, App, AppState, Ask, At, render_metrics, view};
+use super::{ApiError, App, AppState, Ask, At, view};
 use crate::flags::change::{self, Author};
 use crate::flags::condition::{Measure, Threshold};
 use crate::flags::plan::{
@@ -91,7 +91,8 @@ async fn create(
     let names = app.flag_names();
     let now = now_ms(&app.node);
     check(&asked, now).map_err(ApiError::bad_request)?;
-    let stop_if = asked.stop_if.as_deref().map(condition).transpose().map_err(ApiError::bad_request)?;
+    let stop_if = asked.stop_if.as_deref().map(|text| condition(&app, text)).transpose();
+    let stop_if = stop_if.map_err(ApiError::bad_request)?;
     if app.node.voters().voters.is_empty() {
         return Err(ElectionError::NoVoters.into());
     }
@@ -161,13 +162,13 @@ fn check(asked: &Asked, now: u64) -> Result<(), String> {
 }
 
 /// A rate is one of a counter: what this node knows to be something else is refused.
-fn condition(text: &str) -> Result<Threshold, String> {
+fn condition(app: &App, text: &str) -> Result<Threshold, String> {
     let stop: Threshold = text.parse()?;
     if stop.measure == Measure::Value {
         return Ok(stop);
     }
     let metric = &stop.metric;
-    match metrics::kind(&render_metrics(), metric) {
+    match metrics::kind(&app.metrics_text(), metric) {
         None | Some("counter") => Ok(stop),
         Some(kind) => Err(format!(
             "rate({metric}) is for counters, and {metric} is a {kind}: compare its value, {metric} > NUMBER"

@@ -67,9 +67,12 @@ pub(crate) fn record() -> PrometheusHandle {
     RECORDER.get_or_init(install).clone()
 }
 
-/// What this process has recorded until now, as text.
-pub(crate) fn render() -> String {
-    record().render()
+impl App {
+    /// What this process has recorded until now, as text, and what this program says of itself at this moment.
+    pub(crate) fn metrics_text(&self) -> String {
+        record_program(self);
+        record().render()
+    }
 }
 
 async fn upkeep(handle: PrometheusHandle) {
@@ -85,8 +88,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn metrics(State(app): AppState) -> impl IntoResponse {
-    record_program(&app);
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render())
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics_text())
 }
 
 fn record_program(app: &App) {

@@ -47,7 +47,6 @@ pub(crate) use flagd::routes as flagd_routes;
 pub(crate) use guard::{Guard, Tokens};
 pub(crate) use listen::{Protocol, serve};
 pub(crate) use metrics::record as record_metrics;
-pub(crate) use metrics::render as render_metrics;
 pub(crate) use monitor::Monitor;
 pub(crate) use ofrep::{Ofrep, Origins};
 pub(crate) use places::ConnectionLimits;

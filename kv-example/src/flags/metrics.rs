@@ -212,42 +212,50 @@ fn value(text: &str, metric: &str) -> Option<f64> {
     text.lines().filter_map(value).reduce(|a, b| if is_counter { a + b } else { a.max(b) })
 }
 
-/// What one node reports of its own metrics.
+/// What one node reports of its own metrics: those that it has put, and whose keys it has not deleted since.
 #[derive(Debug, Default)]
 pub(crate) struct Reports(BTreeSet<String>);
 
 impl Reports {
-    /// Reports the metrics that running plans watch now, and takes away the others. `render` gives the text of
-    /// `/metrics`.
+    /// Reports the metrics that running plans watch now, and takes away the others, and those that have no value any
+    /// more. `render` gives the text of `/metrics`. What a refused write leaves undone is done by a later call.
     pub(crate) fn refresh<S: Store>(
         &mut self,
         store: &S,
         names: Names<'_>,
-        watched: BTreeSet<String>,
+        watched: &BTreeSet<String>,
         render: impl FnOnce() -> String,
     ) -> Result<(), WriteError> {
-        let key = |metric: &str| format!("{}{}", names.metric(metric), store.name());
-        for metric in std::mem::take(&mut self.0).difference(&watched) {
-            store.delete(&key(metric))?;
-        }
-        if watched.is_empty() {
-            return Ok(());
-        }
-        let text = render();
-        for metric in watched {
-            let Some(value) = value(&text, &metric) else { continue };
-            let (key, value) = (key(&metric), value.to_string());
-            let is_due = |entry: tidings::Entry| {
-                let is_old = now_ms(store).abs_diff(entry.stamp().wall_ms()) >= RATE_MS_MIN;
-                is_old || entry.value() != value.as_bytes()
-            };
-            if store.get(&key).is_none_or(is_due) {
-                store.put_with(&key, value.as_bytes(), PutOptions::new().ephemeral())?;
+        let text = if watched.is_empty() { String::new() } else { render() };
+        let all: Vec<String> = self.0.union(watched).cloned().collect();
+        for metric in all {
+            let key = format!("{}{}", names.metric(&metric), store.name());
+            match value(&text, &metric).filter(|_| watched.contains(&metric)) {
+                Some(value) => {
+                    report(store, &key, &value.to_string())?;
+                    self.0.insert(metric);
+                }
+                None if self.0.contains(&metric) => {
+                    store.delete(&key)?;
+                    self.0.remove(&metric);
+                }
+                None => {}
             }
-            self.0.insert(metric);
         }
         Ok(())
     }
+}
+
+/// Puts a value that is another one, or that was put a while ago.
+fn report<S: Store>(store: &S, key: &str, value: &str) -> Result<(), WriteError> {
+    let is_due = |entry: tidings::Entry| {
+        let is_old = now_ms(store).abs_diff(entry.stamp().wall_ms()) >= RATE_MS_MIN;
+        is_old || entry.value() != value.as_bytes()
+    };
+    if store.get(key).is_none_or(is_due) {
+        store.put_with(key, value.as_bytes(), PutOptions::new().ephemeral())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -262,12 +270,50 @@ mod tests {
         let (node, mut reports) = (sim.node(0), Reports::default());
         let mut stamps = std::collections::BTreeSet::new();
         for _ in 0..60 {
-            let watched = BTreeSet::from(["errors".to_owned()]);
-            reports.refresh(&node, Names("flags/"), watched, || "errors 7\n".to_owned()).unwrap();
+            refresh(&mut reports, &node, &["errors"], "errors 7\n").unwrap();
             stamps.insert(node.get(format!("flags-metrics/errors/{}", node.name())).unwrap().stamp());
             sim.run_for(Duration::from_secs(1));
         }
         assert_eq!(stamps.len(), 60 / 5);
+    }
+
+    fn refresh(
+        reports: &mut Reports,
+        node: &impl Store,
+        watched: &[&str],
+        text: &str,
+    ) -> Result<(), WriteError> {
+        let watched = watched.iter().map(|metric| (*metric).to_owned()).collect();
+        reports.refresh(node, Names("flags/"), &watched, || text.to_owned())
+    }
+
+    #[test]
+    fn report_whose_delete_was_refused_is_deleted_later() {
+        let mut sim = Sim::new(1).nodes(3);
+        let mut reports = Reports::default();
+        let key = format!("flags-metrics/errors/{}", sim.node(0).name());
+        sim.run_for(Duration::from_secs(10));
+        refresh(&mut reports, &sim.node(0), &["errors"], "errors 7\n").unwrap();
+        sim.skew(0, -3_600_000);
+        sim.run_for(Duration::from_secs(10));
+        let refused = refresh(&mut reports, &sim.node(0), &[], "");
+        assert!(matches!(refused, Err(WriteError::Clock { .. })), "{refused:?}");
+        assert!(sim.node(0).get(&key).is_some());
+        sim.skew(0, 0);
+        sim.run_for(Duration::from_secs(10));
+        refresh(&mut reports, &sim.node(0), &[], "").unwrap();
+        assert!(sim.node(0).get(&key).is_none());
+    }
+
+    #[test]
+    fn metric_without_a_value_is_not_reported_any_more() {
+        let sim = Sim::new(1).nodes(1);
+        let (node, mut reports) = (sim.node(0), Reports::default());
+        let key = |metric: &str| format!("flags-metrics/{metric}/{}", node.name());
+        refresh(&mut reports, &node, &["errors", "load"], "errors 7\nload 1\n").unwrap();
+        refresh(&mut reports, &node, &["errors", "load"], "load 1\n").unwrap();
+        assert!(node.get(key("errors")).is_none());
+        assert!(node.get(key("load")).is_some(), "the control");
     }
 
     #[test]

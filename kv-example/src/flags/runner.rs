@@ -20,7 +20,7 @@ use super::Names;
 use super::condition::Threshold;
 use super::metrics::{Readings, Reports};
 use super::plan::{self, Plan, State};
-use crate::api::Monitor;
+use crate::api::{App, Monitor};
 use crate::span;
 
 /// The name of the election.
@@ -76,8 +76,8 @@ impl OpenPlans {
 }
 
 /// Runs plans, and reports metrics for them, until the node is closed.
-pub(crate) fn start(node: &Node, monitor: &Arc<Monitor>, prefix: &str, render: fn() -> String) {
-    let (node, monitor, prefix) = (node.clone(), monitor.clone(), prefix.to_owned());
+pub(crate) fn start(app: &Arc<App>) {
+    let (node, monitor, prefix) = (app.node.clone(), app.monitor.clone(), app.flags_prefix.clone());
     let open = OpenPlans::default();
     let (mut watch, seen) = (node.watch(Names(&prefix).plans()), open.clone());
     tokio::spawn(async move {
@@ -85,7 +85,7 @@ pub(crate) fn start(node: &Node, monitor: &Arc<Monitor>, prefix: &str, render: f
             seen.take(event);
         }
     });
-    tokio::spawn(report(node.clone(), open.clone(), prefix.clone(), render));
+    tokio::spawn(report(app.clone(), open.clone()));
     tokio::spawn(async move {
         // A node that has not caught up yet knows old states of plans.
         if node.ready().await.is_err() {
@@ -188,14 +188,15 @@ async fn hold(
     Ok(())
 }
 
-async fn report(node: Node, open: OpenPlans, prefix: String, render: fn() -> String) {
+async fn report(app: Arc<App>, open: OpenPlans) {
     let mut reports = Reports::default();
     let mut ticks = interval(REPORT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !node.status().is_closed {
+    while !app.node.status().is_closed {
         ticks.tick().await;
-        // What could not be reported now is reported the next time.
-        _ = reports.refresh(&node, Names(&prefix), open.metrics(), render);
+        // What could not be reported, or taken away, now is so the next time.
+        let text = || app.metrics_text();
+        _ = reports.refresh(&app.node, Names(&app.flags_prefix), &open.metrics(), text);
     }
 }
 
