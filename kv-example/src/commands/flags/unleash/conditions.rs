@@ -135,7 +135,8 @@ fn share(
 ) -> Result<Option<Value>, String> {
     let share: u32 = percent.trim().parse().map_err(|_| format!("\"{percent}\" is no share"))?;
     let attribute = json!({ "var": sticky_attribute(stickiness) });
-    let has_attribute = json!({ "!==": [attribute, null] });
+    // An empty one counts as none.
+    let has_attribute = json!({ "!!": [attribute] });
     match share {
         0 => Ok(Some(json!(false))),
         // These two draw for users without an attribute, and at 100 % it does not matter what they draw.
@@ -169,6 +170,14 @@ pub(super) fn seed(group: &str, stickiness: &str, notes: &mut Notes<'_>) -> Opti
 /// The attribute that says in which share a user is.
 fn sticky_attribute(stickiness: &str) -> &str {
     if matches!(stickiness, "default" | "userId") { "targetingKey" } else { stickiness }
+}
+
+/// Compares a version. `sem_ver` completes `1.2` to 1.2.0 and leaves out a leading `v`; to Unleash neither is a version,
+/// and both fit no constraint. An incomplete version is a number, and a complete one is none.
+fn version(attribute: &Value, relation: &str, value: &str) -> Value {
+    let begins = |with: &str| json!({ "starts_with": [attribute, with] });
+    let other = json!({ "or": [{ ">=": [attribute, 0] }, begins("v"), begins("V")] });
+    json!({ "and": [{ "!": [other] }, { "sem_ver": [attribute, relation, value] }] })
 }
 
 /// The rule of one constraint.
@@ -209,11 +218,11 @@ fn constraint_of(constraint: &Value, notes: &mut Notes<'_>) -> Result<Value, Str
             };
             json!({ "and": [{ "!==": [attribute, null] }, { relation: [attribute, number()?] }] })
         }
-        "SEMVER_EQ" => json!({ "sem_ver": [attribute, "=", value] }),
-        "SEMVER_GT" => json!({ "sem_ver": [attribute, ">", value] }),
-        "SEMVER_GTE" => json!({ "sem_ver": [attribute, ">=", value] }),
-        "SEMVER_LT" => json!({ "sem_ver": [attribute, "<", value] }),
-        "SEMVER_LTE" => json!({ "sem_ver": [attribute, "<=", value] }),
+        "SEMVER_EQ" => version(&attribute, "=", value),
+        "SEMVER_GT" => version(&attribute, ">", value),
+        "SEMVER_GTE" => version(&attribute, ">=", value),
+        "SEMVER_LT" => version(&attribute, "<", value),
+        "SEMVER_LTE" => version(&attribute, "<=", value),
         "DATE_AFTER" | "DATE_BEFORE" if name == "currentTime" => {
             let time =
                 OffsetDateTime::parse(value, &Rfc3339).map_err(|_| format!("\"{value}\" is no time"))?;

@@ -122,6 +122,25 @@ fn constraints_evaluate_as_in_unleash() {
 }
 
 #[test]
+fn versions_that_unleash_does_not_read_fit_no_constraint() {
+    let with = |version: FlagValue| [("version", version)];
+    for inverted in [false, true] {
+        let mut greater = constraint("version", "SEMVER_GT", "1.0.0");
+        greater["inverted"] = json!(inverted);
+        let file = export(json!([strategy("default", json!({}), vec![greater])]), json!([]));
+        let translation = translate(&file, None).unwrap();
+        let on = |version: FlagValue| answers(&translation, "f", &[("u", &with(version))])[0] == true;
+        for version in ["1.2", "2", "v1.2.0", "V1.2.0", "v2", "", "new"] {
+            assert_eq!(on(version.into()), inverted, "{version}");
+        }
+        assert_eq!((on(1.2.into()), on(2.into())), (inverted, inverted), "numbers");
+        for version in ["1.2.0", "1.2.0-rc.1", "1.2.0+build", "1.2.0-v"] {
+            assert_eq!(on(version.into()), !inverted, "{version}");
+        }
+    }
+}
+
+#[test]
 fn rollout_gives_its_share() {
     let share = strategy(
         "flexibleRollout",
@@ -254,6 +273,8 @@ fn share_of_all_is_of_users_with_the_sticky_attribute() {
         assert_eq!(flags.bool("f", false, &without), attribute.is_none(), "{strategy}");
         let with = attribute.map_or(Context::anonymous(), |name| Context::anonymous().with(name, "x"));
         assert!(flags.bool("f", false, &with), "the control: {strategy}");
+        let empty = attribute.map_or(Context::anonymous(), |name| Context::anonymous().with(name, ""));
+        assert_eq!(flags.bool("f", false, &empty), attribute.is_none(), "empty: {strategy}");
     }
 }
 
