@@ -141,12 +141,16 @@ pub(crate) fn history(entry: Option<&Entry>) -> Vec<Past> {
     let items = |entry: &Entry| serde_json::from_slice::<Vec<Past>>(entry.value()).unwrap_or_default();
     let mut all = items(entry);
     for concurrent in entry.conflicts() {
-        for item in items(&concurrent) {
-            if !all.contains(&item) {
-                all.push(item);
+        // What only the concurrent version has stands before what both have and was put earlier, also in one second.
+        let mut before = all.len();
+        for item in items(&concurrent).into_iter().rev() {
+            match all.iter().position(|known| *known == item) {
+                Some(known) => before = known,
+                None => all.insert(before, item),
             }
         }
     }
+    // Stable: items of one second stay in this order.
     all.sort_by(|a, b| b.time.cmp(&a.time));
     all.truncate(HISTORY_ITEMS_MAX);
     all
@@ -157,6 +161,15 @@ pub(crate) fn time_text(ms: u64) -> String {
     let seconds = i64::try_from(ms / 1_000).unwrap_or_default();
     let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// The time of a new item: that of the newest one where this node's clock is behind, so that the order of times is that
+/// of changes.
+fn time_after(newest: Option<&Past>, now_ms: u64) -> String {
+    let now = time_text(now_ms);
+    let is_time = |past: &&Past| OffsetDateTime::parse(&past.time, &Rfc3339).is_ok();
+    let newest = newest.filter(is_time).map(|past| past.time.clone());
+    newest.map_or(now.clone(), |newest| newest.max(now))
 }
 
 /// Writes changes of one set, their histories, the ends of the plans of deleted flags and `more` in one batch, or
@@ -241,7 +254,8 @@ fn history_write(store: &impl Store, names: Names<'_>, set: &str, change: &Chang
     let (by, note) = (author.by.clone(), note_of(store, names, set, change, &author.note));
     let ttl = change.definition.is_none().then_some(DELETED_TTL);
     let definition = change.definition.clone().unwrap_or_default();
-    items.insert(0, Past { time: time_text(now_ms(store)), by, note, definition });
+    let time = time_after(items.first(), now_ms(store));
+    items.insert(0, Past { time, by, note, definition });
     items.truncate(HISTORY_ITEMS_MAX);
     let mut value = serde_json::to_vec(&items).expect("it consists of texts and JSON");
     while value.len() > HISTORY_BYTES_MAX && items.len() > 1 {
@@ -345,6 +359,8 @@ mod tests {
     #[test]
     fn histories_of_two_sides_are_merged() {
         let mut sim = Sim::new(1).nodes(2);
+        commit(&sim.node(0), NAMES, "s", &[change("on", None)], &by("first"), None).unwrap();
+        sim.assert_converged();
         sim.partition(&[0], &[1]);
         commit(&sim.node(0), NAMES, "s", &[change("on", None)], &by("left"), None).unwrap();
         commit(&sim.node(1), NAMES, "s", &[change("off", None)], &by("right"), None).unwrap();
@@ -353,8 +369,23 @@ mod tests {
         commit(&sim.node(0), NAMES, "s", &[change("on", None)], &by("later"), None).unwrap();
         let past = history(sim.node(0).get("flags-history/s/a").as_ref());
         let mut told: Vec<&str> = past.iter().map(|item| item.by.as_str()).collect();
+        // All in one second, or nearly so: what both have seen stays the oldest.
+        assert_eq!((told[0], told[3]), ("later", "first"));
         told.sort_unstable();
-        assert_eq!(told, ["later", "left", "right"]);
+        assert_eq!(told, ["first", "later", "left", "right"]);
+    }
+
+    #[test]
+    fn history_is_in_order_where_a_clock_is_behind() {
+        let mut sim = Sim::new(1).nodes(2);
+        sim.skew(1, -3_000);
+        for (at, name) in [(0, "first"), (1, "second"), (0, "third")] {
+            commit(&sim.node(at), NAMES, "s", &[change("on", None)], &by(name), None).unwrap();
+            sim.assert_converged();
+        }
+        let past = history(sim.node(1).get("flags-history/s/a").as_ref());
+        let told: Vec<&str> = past.iter().map(|item| item.by.as_str()).collect();
+        assert_eq!(told, ["third", "second", "first"]);
     }
 
     #[test]
