@@ -243,6 +243,51 @@ fn schema_of_a_set_is_no_flag() {
 }
 
 #[test]
+fn dry_run_of_an_import_tells_what_would_be_refused() {
+    let node = serve("a", &[], &[]);
+    let folder = folder("flags-dry");
+    let targeted = |rule: &str| {
+        json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off",
+                "targeting": { "if": [{ "$ref": rule }, "on"] } })
+    };
+    let import = |file: &Value, more: &[&str]| {
+        let path = folder.join("in.json");
+        fs::write(&path, file.to_string()).unwrap();
+        node.run(&[&["flags", "import", path.to_str().unwrap(), "--from", "flagd"], more].concat())
+    };
+    let staff = json!({ "ends_with": [{ "var": "email" }, "@example.com"] });
+    let began = json!({ "$evaluators": { "staff": staff }, "flags": { "a": targeted("staff") } });
+    assert_eq!(code(&import(&began, &[])), 0);
+    let keys = || node.line(&["list", "--keys-only"]);
+    let before = keys();
+
+    // The rules of the cluster count where the file has none.
+    let refers = json!({ "flags": { "b": targeted("staff") } });
+    let dry = import(&refers, &["--dry-run"]);
+    assert_eq!(code(&dry), 0, "{}", said(&dry));
+    assert!(String::from_utf8_lossy(&dry.stdout).starts_with("+ b "), "{dry:?}");
+    assert_eq!(code(&import(&refers, &["--dry-run", "--prune"])), 4, "they would be deleted");
+
+    // Other rules would break a flag that the file lacks, and a schema of the store is for each flag.
+    let other_rules = json!({ "$evaluators": { "nobody": false }, "flags": {} });
+    node.line(&["put", "flags/default/c$schema", r#"{"required": ["metadata"]}"#]);
+    let unfit = json!({ "flags": { "c": targeted("staff") } });
+    for (file, what) in [(&other_rules, "staff"), (&unfit, "c$schema")] {
+        let [dry, real] = [&["--dry-run"][..], &[]].map(|more| import(file, more));
+        assert!(code(&dry) == 4 && said(&dry).contains(what), "{}", said(&dry));
+        assert_eq!((code(&real), said(&real)), (4, said(&dry)));
+    }
+    node.line(&["del", "flags/default/c$schema"]);
+    let check = |only_if: &str| {
+        let body = json!({ "changes": [{ "flag": "a", "definition": null, "if": only_if }] }).to_string();
+        ask("POST", &format!("{}/v1/flag-checks/default", node.http), &[], body.as_bytes()).status
+    };
+    let stamp = answer(&node, &["show", "a"])["stamp"].as_str().unwrap().to_owned();
+    assert_eq!((check(&stamp), check("absent")), (200, 412));
+    assert_eq!(keys(), before, "nothing was written");
+}
+
+#[test]
 fn import_of_unleash_tells_what_it_cannot_translate() {
     let node = serve("a", &[], &[]);
     let strategy =

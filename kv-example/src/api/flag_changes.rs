@@ -1,4 +1,5 @@
-//! Changes of feature flags: `/v1/flags/SET/FLAG` and `/v1/flag-sets/SET`.
+//! Changes of feature flags: `/v1/flags/SET/FLAG` and `/v1/flag-sets/SET`; and `/v1/flag-checks/SET`, where nothing is
+//! written.
 //!
 //! Everything that is put here was checked with the rules that the library and flagd's schema have for definitions, and
 //! leaves an item in the history of its flag. `$evaluators` and `$metadata`, which the flags of a set share, are put in
@@ -11,12 +12,12 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tidings::{OnlyIf, Receipt, Stamp};
+use tidings::{OnlyIf, Receipt, Stamp, WriteError};
 
 use super::flag_sets::is_unknown;
 use super::kv::ValueBody;
@@ -35,6 +36,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/flags/{set}/{flag}/history", get(history))
         .route("/v1/flag-sets/{set}", all)
         .route("/v1/flag-sets/{set}/file", get(file))
+        .route("/v1/flag-checks/{set}", post(check_set).layer(DefaultBodyLimit::max(CHANGES_BYTES_MAX)))
 }
 
 /// What a change of flags asks for beyond itself.
@@ -184,6 +186,27 @@ async fn change_set(
     if wants.only_if.is_some() {
         return Err(ApiError::bad_request("each change of a set has a condition of its own"));
     }
+    Ok(written(&apply(&app, &set, &changes_of(body)?, &wants)?))
+}
+
+/// Whether changes of a set would be refused, as they would be, for all that is known before they are written.
+async fn check_set(
+    State(app): AppState,
+    At(set): At<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let changes = changes_of(body)?;
+    check(&app, &set, &changes)?;
+    for change in &changes {
+        let entry = app.node.get(app.flag_names().flag(&set, &change.flag));
+        if !change::holds(change.only_if, entry.as_ref()) {
+            return Err(WriteError::Condition { current: entry.map(|entry| entry.stamp()) }.into());
+        }
+    }
+    Ok(Json(json!({})))
+}
+
+fn changes_of(body: Result<Bytes, BytesRejection>) -> Result<Vec<Change>, ApiError> {
     let body = body.map_err(|_| ApiError::batch_too_large(CHANGES_BYTES_MAX))?;
     let asked: Changes = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request(format!("these are no changes of flags: {error}")))?;
@@ -195,11 +218,18 @@ async fn change_set(
     if changes.is_empty() {
         return Err(ApiError::bad_request("there is no change"));
     }
-    Ok(written(&apply(&app, &set, &changes, &wants)?))
+    Ok(changes)
 }
 
 /// Checks changes of a set, and writes them with their histories in one batch.
 pub(super) fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> Result<Receipt, ApiError> {
+    check(app, set, changes)?;
+    let author = app.author(wants.by.as_deref(), &wants.note);
+    Ok(change::commit(&app.node, app.flag_names(), set, changes, &author, None)?)
+}
+
+/// Refuses changes of a set whose names or definitions are wrong, or that would break other flags of it.
+fn check(app: &App, set: &str, changes: &[Change]) -> Result<(), ApiError> {
     let mut faults = Vec::new();
     let names = app.flag_names();
     let shared = shared_rules(app, set, changes);
@@ -218,11 +248,7 @@ pub(super) fn apply(app: &App, set: &str, changes: &[Change], wants: &Wants) -> 
     if changes.iter().any(|change| change.flag == SHARED_RULES) {
         faults.extend(broken_by_rules(app, set, changes, shared.as_ref()));
     }
-    if !faults.is_empty() {
-        return Err(ApiError::definition(faults));
-    }
-    let author = app.author(wants.by.as_deref(), &wants.note);
-    Ok(change::commit(&app.node, names, set, changes, &author, None)?)
+    if faults.is_empty() { Ok(()) } else { Err(ApiError::definition(faults)) }
 }
 
 /// The flags that are not changed, and that the new shared rules would break.

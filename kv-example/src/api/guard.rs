@@ -20,8 +20,8 @@ pub(super) const PROBE_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 const PAGE_PATH: &str = "/";
 
 /// Below these paths nothing is written, although what is asked about is the body of the request, which therefore is no
-/// GET: values that are compared with schemas, and whom flags are evaluated for.
-const READING_PATHS: [&str; 3] = ["/v1/check/", ofrep::PATH, flagd::PATH];
+/// GET: values that are compared with schemas, changes of flags that are checked, and whom flags are evaluated for.
+const READING_PATHS: [&str; 4] = ["/v1/check/", "/v1/flag-checks/", ofrep::PATH, flagd::PATH];
 /// Where clients of OFREP that have a key instead of a token put it.
 pub(super) const API_KEY: &str = "x-api-key";
 /// What tickets are signed for, so that they are of use for nothing else.
@@ -290,12 +290,15 @@ mod tests {
             (Method::POST, "/v1/elections/e/campaign"),
             (Method::POST, "/v1/checks"),
             (Method::POST, "/v1/flags/evaluate/x"),
+            (Method::POST, "/v1/flag-sets/s"),
         ] {
             assert!(!may(method.clone(), path, "Bearer battery staple"), "{path}");
             assert!(may(method, path, "Bearer correct horse"), "{path}");
         }
         assert!(may(Method::POST, "/v1/check/k", "Bearer battery staple"), "it writes nothing");
-        assert!(may(Method::POST, "/v1/flags/evaluate", "Bearer battery staple"), "it writes nothing");
+        for path in ["/v1/flags/evaluate", "/v1/flag-checks/s"] {
+            assert!(may(Method::POST, path, "Bearer battery staple"), "it writes nothing: {path}");
+        }
     }
 
     #[test]

@@ -84,11 +84,18 @@ impl Import {
         let whole =
             self.place.ready_client()?.get(&format!("/v1/flag-sets/{}", quoted(&self.place.set)))?.json()?;
         let changes = self.changes(&wanted, &whole["entries"]);
-        check(&wanted)?;
-        if !self.dry_run {
-            self.write(&changes)?;
+        if self.dry_run {
+            self.show(&changes)?;
         }
-        self.show(&changes)
+        check(&wanted, self.rules(&wanted, &whole["entries"]))?;
+        self.send(&changes)?;
+        if self.dry_run { Ok(()) } else { self.show(&changes) }
+    }
+
+    /// The rules that the flags share once the file is imported.
+    fn rules<'a>(&self, wanted: &'a Map<String, Value>, entries: &'a Value) -> Option<&'a Value> {
+        let kept = || entries.get(SHARED_RULES).map(|entry| &entry["definition"]).filter(|_| !self.prune);
+        wanted.get(SHARED_RULES).or_else(kept)
     }
 
     /// The definitions of the file, those of shared rules and metadata included.
@@ -141,18 +148,24 @@ impl Import {
         changes
     }
 
-    /// Writes the changes, in one step unless they are more than one can have.
-    fn write(&self, changes: &[Change]) -> Result<(), Failure> {
+    /// Writes the changes, in one step unless they are more than one can have. A dry run asks whether the first step
+    /// would be refused: what is right in the next one depends on it.
+    fn send(&self, changes: &[Change]) -> Result<(), Failure> {
         let note = match self.why.note.as_str() {
             "" => format!("imported from {}", self.file.display()),
             note => note.to_owned(),
         };
         let why = Why { note, ..self.why.clone() };
-        let path = format!("/v1/flag-sets/{}{}", quoted(&self.place.set), why.query());
+        let set = quoted(&self.place.set);
+        let path = if self.dry_run {
+            format!("/v1/flag-checks/{set}")
+        } else {
+            format!("/v1/flag-sets/{set}{}", why.query())
+        };
         let client = self.place.ready_client()?;
         let (mut step, mut bytes, mut steps) = (Vec::new(), 0, 0);
         let mut send = |step: &mut Vec<Value>| {
-            if step.is_empty() {
+            if step.is_empty() || self.dry_run && steps == 1 {
                 return Ok(());
             }
             let body = json!({ "changes": std::mem::take(step) }).to_string();
@@ -217,8 +230,7 @@ fn of_flagd(file: &Value) -> Result<Map<String, Value>, String> {
 }
 
 /// Refuses definitions that the node would refuse, all of them at once.
-fn check(wanted: &Map<String, Value>) -> Result<(), Failure> {
-    let shared = wanted.get(SHARED_RULES);
+fn check(wanted: &Map<String, Value>, shared: Option<&Value>) -> Result<(), Failure> {
     let mut faults = String::new();
     for (flag, definition) in wanted {
         for fault in change::faults(flag, definition, shared) {
