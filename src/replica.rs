@@ -97,7 +97,6 @@ use joining::JoinState;
 pub use joining::{JoinProgress, Readiness};
 #[cfg(feature = "__controls")]
 pub use kept::Kept;
-use link::Link;
 use links::Links;
 use receipts::CoverageAnswers;
 use repair::PartialRows;

@@ -85,16 +85,25 @@ impl Readiness {
     }
 }
 
+/// Whether there is a cluster whose data a replica that joins has to get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ClusterAround {
+    /// No peer has said since the start that it has caught up.
+    #[default]
+    Unknown,
+    /// The same, and this replica is a founder: it has no seeds and remembers no member. What it holds is the data of
+    /// its cluster.
+    Founded,
+    /// A peer has said that it has caught up, or its program never does.
+    Met,
+}
+
 /// Whether this replica has caught up since its start, and which peer is its donor.
 #[derive(Debug, Default)]
 pub(super) struct JoinState {
     has_caught_up: bool,
     donor: Option<LinkId>,
-    /// It has no seeds and remembers no member, and no peer has said that it has caught up: what it holds is the data
-    /// of its cluster.
-    is_founder: bool,
-    /// A peer has said that it has caught up, since the start.
-    knows_cluster: bool,
+    cluster: ClusterAround,
     /// Since when it has everything of a peer, which may join too.
     equal_since: Option<Duration>,
     /// It has caught up, and until then it waits for links.
@@ -155,7 +164,9 @@ impl Replica {
     /// What an earlier run has left on the disk was loaded, if it has left anything.
     pub(super) fn begin_joining(&mut self, is_founder: bool) {
         let remembers_none = self.members.as_ref().is_some_and(|members| members.others().next().is_none());
-        self.joining.is_founder = is_founder && remembers_none;
+        if is_founder && remembers_none {
+            self.joining.cluster = ClusterAround::Founded;
+        }
         self.joining.had_caught_up = self.memo(CAUGHT_UP_MEMO).is_some() && self.has_disk();
     }
 
@@ -168,19 +179,13 @@ impl Replica {
     /// A link that has just been made.
     pub(super) fn new_link(&mut self, abilities: Abilities) -> Link {
         let mut link = Link::new(self.route(None), abilities);
-        if self.joining.has_caught_up || self.joining.is_founder {
+        if self.joining.has_caught_up || self.joining.cluster == ClusterAround::Founded {
             link.owe_notice();
         }
         if link.peer_stage != PeerStage::Joining {
-            self.note_cluster();
+            self.joining.cluster = ClusterAround::Met;
         }
         link
-    }
-
-    /// There is a peer that has caught up.
-    fn note_cluster(&mut self) {
-        self.joining.knows_cluster = true;
-        self.joining.is_founder = false;
     }
 
     /// Looks whether it is ready.
@@ -286,9 +291,8 @@ impl Replica {
     /// joins too.
     fn catches_up(&mut self) -> bool {
         let counts_all = self.store.controls.has(Control::JoinersCaughtUp);
-        let is_merged = |link: &Link| {
-            link.peer_stage == PeerStage::Merged || (counts_all && link.has_all_of_peer())
-        };
+        let is_merged =
+            |link: &Link| link.peer_stage == PeerStage::Merged || (counts_all && link.has_all_of_peer());
         if self.links.values().any(is_merged) {
             return true;
         }
@@ -303,7 +307,7 @@ impl Replica {
     /// How long it waits for a peer that has caught up while it has everything of another one.
     fn joiners_patience(&self) -> Duration {
         let feeds = |link: &Link| link.repair.session.as_ref().is_some_and(RepairSession::feeds);
-        if self.joining.knows_cluster || self.links.values().any(feeds) {
+        if self.joining.cluster == ClusterAround::Met || self.links.values().any(feeds) {
             return self.config.sync_timeout * DONOR_TIME_FACTOR;
         }
         // Without members all links are made from outside, and no other peer is looked for.
@@ -313,7 +317,7 @@ impl Replica {
 
     /// The peer has caught up. If both joined at the same time, it may have got more since the two were compared.
     pub(super) fn on_caught_up(&mut self, id: LinkId, vector_hash: u64) {
-        self.note_cluster();
+        self.joining.cluster = ClusterAround::Met;
         let is_same = vector_hash == self.store.coverage.vector_hash();
         let is_joining = self.is_joining();
         let Some(link) = self.links.get_mut(id) else { return };

@@ -183,9 +183,10 @@ impl Lanes {
 
 impl Link {
     pub(super) fn new(route: Route, abilities: Abilities) -> Self {
-        let peer_stage = match abilities.says_caught_up() {
-            true => PeerStage::Joining,
-            false => PeerStage::CaughtUp { from: SessionId::default() },
+        let peer_stage = if abilities.says_caught_up() {
+            PeerStage::Joining
+        } else {
+            PeerStage::CaughtUp { from: SessionId::default() }
         };
         Self { abilities, route, peer_stage, ..Self::default() }
     }
