@@ -100,6 +100,22 @@ fn dropping_what_does_not_answer_loses_it() {
     _ = std::panic::take_hook();
 }
 
+/// Nobody knows the process that has put the value: it is no member of its successors.
+#[test]
+fn restarts_do_not_keep_values_of_an_ended_process() {
+    let mut sim = cluster(1, None, 1);
+    sim.node(0).put_with("a", "v", bound()).unwrap();
+    sim.run_for(SECOND);
+    for _ in 0..4 {
+        sim.crash(0);
+        sim.restart(0);
+        all_show(&sim, &[]);
+        all_hold(&sim, 1);
+        sim.run_for(FORGET_AFTER * 3 / 10);
+    }
+    all_hold(&sim, 0);
+}
+
 #[test]
 fn process_that_leaves_takes_its_values_along() {
     let mut sim = cluster(1, None, 4);

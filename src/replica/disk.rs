@@ -295,6 +295,7 @@ impl Replica {
             self.disk.last_transaction = Some(mark);
         }
         store.is_damaged = store.root().sum() != state.root && !store.controls.has(Control::SeenAhead);
+        self.load_away_times();
         self.recover_from_damage();
     }
 

@@ -72,12 +72,14 @@ impl Replica {
         self.drain_member_effects();
     }
 
-    /// The node was closed: members that wait to be written to the disk go into its last transaction.
+    /// The node was closed: members that wait to be written to the disk go into its last transaction, and the times for
+    /// which runs have been away.
     #[cfg(feature = "durable")]
     pub(crate) fn note_last_members(&mut self) {
         if let Some(memo) = self.members.as_mut().and_then(Members::unwritten_memo) {
             self.set_memo(MEMBERS_MEMO, Some(&memo));
         }
+        self.note_away_times(self.now, std::time::Duration::ZERO);
     }
 
     pub(super) fn on_link_member(&mut self, id: LinkId, who: &Member, packet_bytes_max: usize) {

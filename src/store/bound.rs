@@ -28,11 +28,15 @@ pub(crate) enum RunLife {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RunStanding {
     /// Its first dot has just come. Membership is asked before the step ends, so nobody reads this.
-    Unjudged,
+    Unjudged {
+        /// For how long earlier processes of this node had found it away.
+        earlier: Duration,
+    },
     Alive,
-    /// Since when, by the monotonic clock.
     Away {
+        /// Since when, by the monotonic clock.
         since: Duration,
+        earlier: Duration,
     },
     Ended,
 }
@@ -58,7 +62,7 @@ impl BoundRuns {
     pub(super) fn add(&mut self, run: RunId, id: RowId, stamp: Stamp) {
         let bound = self.runs.entry(run).or_insert_with(|| {
             self.unjudged.push(run);
-            BoundRun { standing: RunStanding::Unjudged, dots: BTreeSet::new() }
+            BoundRun { standing: RunStanding::Unjudged { earlier: Duration::ZERO }, dots: BTreeSet::new() }
         });
         bound.dots.insert((id, stamp));
     }
@@ -104,14 +108,17 @@ impl BoundRuns {
     fn set(&mut self, now: Duration, run: RunId, life: RunLife) {
         let Some(bound) = self.runs.get_mut(&run) else { return };
         let before = bound.standing;
+        let away = |earlier| RunStanding::Away { since: now, earlier };
         bound.standing = match (life, before) {
             (RunLife::Alive, _) => RunStanding::Alive,
             (RunLife::Ended, _) => RunStanding::Ended,
             (RunLife::Away, RunStanding::Away { .. } | RunStanding::Ended) => before,
-            (RunLife::Away, RunStanding::Alive | RunStanding::Unjudged) => RunStanding::Away { since: now },
+            (RunLife::Away, RunStanding::Alive) => away(Duration::ZERO),
+            (RunLife::Away, RunStanding::Unjudged { earlier }) => away(earlier),
         };
+        let was_judged = !matches!(before, RunStanding::Unjudged { .. });
         let is_alive = bound.standing == RunStanding::Alive;
-        if before != RunStanding::Unjudged && (before == RunStanding::Alive) != is_alive {
+        if was_judged && (before == RunStanding::Alive) != is_alive {
             self.changed.extend(bound.dots.iter().copied());
         }
         if bound.standing == RunStanding::Ended {
@@ -135,10 +142,20 @@ impl LocalStore {
         self.bound.set(now.mono, run, if ends_early { RunLife::Ended } else { life });
     }
 
-    /// The runs with dots that are away, and since when.
-    pub(crate) fn away_runs(&self) -> Vec<(RunId, Duration)> {
+    /// Earlier processes of this node had found a run away for so long. Must be called before the run is judged.
+    pub(crate) fn remember_away(&mut self, run: RunId, away_for: Duration) {
+        if let Some(bound) = self.bound.runs.get_mut(&run)
+            && let RunStanding::Unjudged { earlier } = &mut bound.standing
+        {
+            *earlier = away_for;
+        }
+    }
+
+    /// The runs with dots that are away, and for how long, those times added in which earlier processes of this node
+    /// have found them away.
+    pub(crate) fn away_runs(&self, now: Time) -> Vec<(RunId, Duration)> {
         let away = self.bound.runs.iter().filter_map(|(run, bound)| match bound.standing {
-            RunStanding::Away { since } => Some((*run, since)),
+            RunStanding::Away { since, earlier } => Some((*run, earlier + now.mono.saturating_sub(since))),
             _ => None,
         });
         away.collect()
