@@ -114,6 +114,10 @@ const TERM_AHEAD_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// them it grants the terms of this much, a millisecond, so that elections go on without letting a member raise terms
 /// further.
 const CLOCK_STEP_MAX: u64 = 1 << 16;
+/// Terms, term floors and ballots further ahead of the wall clock than this never count, whatever was granted before:
+/// 1,000 years. No clock is so wrong by mistake. A term floor at this bound ends no elections: the bound moves on with
+/// the clock, by 65,536 terms in each millisecond.
+const CREDIBLE_AHEAD_MAX: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
 /// For how long a node that has no list of voters believes that others have one.
 const VOTERS_HEARD_TIME: Duration = Duration::from_secs(60);
 /// Nodes with other voter rules that are remembered, so that each is reported once.

@@ -260,6 +260,14 @@ pub enum SetVotersError {
         /// How many are needed.
         needed: usize,
     },
+    /// A forced list would not count yet, because the present list or a granted term is too far ahead of this node's
+    /// clock: this clock is behind, or a member has lied. Behind the list of a member that has lied, a list can be
+    /// forced when [`clock_skew_max`](crate::Config::clock_skew_max) has passed.
+    #[error(
+        "the present list of voters or a term is too far ahead of this node's clock; the list of voters was not \
+         changed. Set the clock if it is behind, or try again later"
+    )]
+    Ahead,
     /// A later call asked for other voters. The cluster changes to those.
     #[error("a later call asked for other voters: {}", Escaped(&by.join(", ")))]
     Superseded {

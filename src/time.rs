@@ -142,8 +142,13 @@ impl HybridClock {
 
     /// The clock value of a new local event, above all that were merged. The caller has asked [`HybridClock::ahead`].
     pub(crate) fn next_clock(&mut self, now: Time) -> u64 {
-        self.last = (now.wall_ms() << COUNTER_BITS).max(self.last.saturating_add(1));
+        self.last = self.coming_clock(now);
         self.last
+    }
+
+    /// The clock value that an event would get now.
+    pub(crate) fn coming_clock(&self, now: Time) -> u64 {
+        (now.wall_ms() << COUNTER_BITS).max(self.last.saturating_add(1))
     }
 
     /// Advances to the clock value of an accepted remote stamp, if that is greater.

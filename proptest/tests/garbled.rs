@@ -7,7 +7,8 @@
 //! out.
 //!
 //! A third one writes lists of voters and records of settings that count as later than any other. It can take the leases
-//! that way, as any member can, but not prevent that other voters are put in force.
+//! that way, as any member can, but not prevent that other voters are put in force. A list may also say that any term
+//! was granted. Leases are granted above it, and the voters can be changed.
 //!
 //! Negative controls: `ClaimsUnbounded` believes claims with any clock, and loses later writes in some history.
 //! `StatedLog` believes the name of the log. `EpochUnbounded` believes any number of changes.
@@ -174,4 +175,50 @@ fn forged_lists_of_voters_end_no_elections() {
         forged(seed, edges.get(dice.below(edges.len() * 2)).copied().unwrap_or(random), None);
     });
     assert!(notice(|| forged(0, EPOCH_MAX, Some(Control::EpochUnbounded))).is_some());
+}
+
+/// How far ahead of the clock a term floor may be.
+const FLOOR_AHEAD_MAX: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
+
+/// A member writes a list of the voters of today with a term floor, which counts or does not. After its end a lease is
+/// granted, the voters are changed and start again, others are forced, and a lease is granted again.
+fn forged_floor(floor: impl FnOnce(u64) -> u64, counts: bool) {
+    let sim = Sim::new(1).config(short_leases(HONEST)).seeds(&[0, 2]).without_checks();
+    let mut sim = sim.nodes_with_disk(HONEST + 2);
+    sim.run_for(SHORT_QUARANTINE);
+    sim.node(0).put("k", "v").unwrap();
+    let clock_ms = sim.node(0).get("k").expect("it was written").stamp().wall_ms();
+    sim.forge_voters(HONEST + 1, 6, floor(clock_ms), voters(HONEST));
+    sim.run_for(ms(2_000));
+    sim.crash(HONEST + 1);
+    assert_eq!(sim.node(0).voters().map(|list| list.epoch), Some(if counts { 6 } else { 0 }));
+    let lead = |sim: &mut Sim, i: usize| {
+        sim.node(i).campaign("cron", "x").expect("there are voters");
+        run_until(sim, ms(10), ms(20_000), |sim| sim.node(i).holds("cron").is_some());
+    };
+    let has_list = |sim: &mut Sim, voters: &[&str]| {
+        let has_list = |list: tidings::voters::VoterList| list.next.is_none() && list.voters == voters;
+        (0..=HONEST).all(|i| sim.node(i).voters().is_some_and(has_list))
+    };
+    lead(&mut sim, 1);
+    sim.node(0).set_voters(["n0", "n1", "n3"]).expect("it begins");
+    run_until(&mut sim, ms(10), ms(20_000), |sim| sim.node(0).voters_set() == Some(Ok(())));
+    run_until(&mut sim, ms(10), ms(5_000), |sim| has_list(sim, &["n0", "n1", "n3"]));
+    (0..=HONEST).for_each(|i| sim.restart(i));
+    sim.run_for(SHORT_QUARANTINE);
+    lead(&mut sim, 0);
+    sim.node(2).force_voters(["n2", "n3"]).expect("it can be written");
+    run_until(&mut sim, ms(10), ms(5_000), |sim| has_list(sim, &["n2", "n3"]));
+    sim.crash(0);
+    lead(&mut sim, 2);
+}
+
+#[test]
+fn forged_term_floors_end_no_elections() {
+    let furthest = FLOOR_AHEAD_MAX.as_millis() as u64;
+    forged_floor(|clock_ms| (clock_ms + furthest) << 16, true);
+    forged_floor(|clock_ms| (clock_ms + furthest + 2_000) << 16, false);
+    // The greatest that is read, and one more.
+    forged_floor(|_| EPOCH_MAX, false);
+    forged_floor(|_| EPOCH_MAX + 1, false);
 }

@@ -522,7 +522,7 @@ impl Elections {
 }
 
 /// A duration in units of a stamp's clock.
-fn clock_time(time: Duration) -> u64 {
+pub(super) fn clock_time(time: Duration) -> u64 {
     (time.as_millis() as u64) << HybridClock::COUNTER_BITS
 }
 

@@ -52,20 +52,21 @@
 //! before, so they had that one; and new voters are only taken when they have answered under it.
 //!
 //! *Growing terms.* The adopters say which terms they have granted at most. The second step carries the greatest, and
-//! the voters of the next list grant only above it.
+//! the voters of the next list grant only above it. Terms that nobody can have granted do not count
+//! ([`super::CREDIBLE_AHEAD_MAX`]): neither in an answer nor in a step nor in a list.
 
 use std::time::Duration;
 
 use super::driver::{Adoption, Change, ChangeAnswer, ChangePeer, ChangeStage};
 use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
 use super::voter::{clock_now, is_possible};
-use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names};
+use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names, credible_max};
 use super::{ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections, Living, quarantine};
 use crate::config::{ClusterSettings, LEASE_TIME_MAX, LeaseTimes};
 use crate::controls::Control;
 use crate::error::SetVotersError;
 use crate::id::RunId;
-use crate::time::{CLOCK_VALUE_MAX, HybridClock, Stamp, Time};
+use crate::time::{HybridClock, Stamp, Time};
 
 /// What a call on this node asks for.
 #[derive(Clone, Debug)]
@@ -284,8 +285,10 @@ impl Elections {
             Request::Accept { ballot, step } => (ballot, Some(step)),
             _ => return,
         };
-        // A ballot that is far ahead would block all others for ever.
-        if !is_possible(now, ballot.clock, self.ballots.promised.clock) || self.voter.is_memo_unread {
+        // A ballot that is far ahead would block all others for ever, and a list with such a floor would never count.
+        let is_credible = step.as_ref().is_none_or(|step| step.term_floor <= credible_max(clock_now(now)));
+        let is_possible = is_possible(now, ballot.clock, self.ballots.promised.clock);
+        if !is_possible || !is_credible || self.voter.is_memo_unread {
             return;
         }
         if !self.has_disk {
@@ -363,7 +366,14 @@ impl Elections {
             return;
         }
         let is_preparing = change.stage == ChangeStage::Preparing;
+        let limit = credible_max(clock_now(now));
         let (ballot, answer) = match *answer {
+            // A step with such a floor would not be accepted, and its list would not count.
+            VoterAnswer::Prepared { term_max, ref accepted, .. }
+                if accepted.iter().any(|(_, step)| step.term_floor > limit) || term_max > limit =>
+            {
+                return;
+            }
             VoterAnswer::Prepared { ballot, term_max, ref accepted } => {
                 // A waiting driver has sent no ballot under this list, or yields to another driver.
                 if ballot == change.ballot && change.stage != ChangeStage::Waiting {
@@ -383,7 +393,7 @@ impl Elections {
             _ => return,
         };
         // A ballot beyond the bound would leave none above it.
-        if change.stage == ChangeStage::Waiting || ballot < change.ballot || ballot.clock > CLOCK_VALUE_MAX {
+        if change.stage == ChangeStage::Waiting || ballot < change.ballot || ballot.clock > limit {
             return;
         }
         if ballot > change.ballot {

@@ -120,3 +120,98 @@ impl Change {
         self.peers.iter_mut().for_each(|peer| peer.answer = None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::messages::{Call, Request, VoterAnswer};
+    use super::super::voter::clock_now;
+    use super::super::voter_list::credible_max;
+    use super::super::{ElectionEffect, ElectionMessage, Elections, VoterMemo};
+    use super::*;
+    use crate::config::Config;
+    use crate::controls::Controls;
+    use crate::time::Time;
+
+    const OWN: RunId = RunId::new(3);
+
+    fn named(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::default().later_by(Duration::from_secs(seconds))
+    }
+
+    /// The voter `c`, at the joint list that leads from `a`, `b` and `c` to `b`, `c` and `d`. Runs are counted from 1.
+    fn driver() -> Elections {
+        let (voters, next) = (named(&["a", "b", "c"]), Some(named(&["b", "c", "d"])));
+        let list = VoterList { epoch: 3, voters, next, ..VoterList::default() };
+        let memo = VoterMemo { list: Some(list), ..VoterMemo::default() };
+        let mut driver = Elections::new("c", OWN, &Config::lan(), Controls::default(), true, memo);
+        (1..).zip(&mut driver.voters).for_each(|(run, voter)| voter.run = Some(RunId::new(run)));
+        driver.wake(at(100));
+        driver
+    }
+
+    fn stage(driver: &Elections) -> &ChangeStage {
+        &driver.change.as_ref().expect("it drives a change").stage
+    }
+
+    /// Lets time pass until the driver sends ballots. Answers the time, and the ballot with the id of the request.
+    fn asked(driver: &mut Elections) -> (Time, Stamp, u64) {
+        for seconds in 101..200 {
+            driver.wake(at(seconds));
+            let calls = driver.effects.drain(..).filter_map(|effect| match effect {
+                ElectionEffect::Send(_, ElectionMessage::Request(call), _) => Some(call),
+                _ => None,
+            });
+            let ballots = calls.filter_map(|call| match call.request {
+                Request::Prepare { ballot } => Some((at(seconds), ballot, call.request_id)),
+                _ => None,
+            });
+            if let Some(found) = ballots.last() {
+                return found;
+            }
+        }
+        unreachable!("it sends no ballot")
+    }
+
+    #[test]
+    fn term_that_nobody_can_have_granted_is_no_term_floor() {
+        let step = |term_floor| Step {
+            electorate: Electorate { voters: named(&["b", "c", "d"]), times: None },
+            term_floor,
+        };
+        let mut driver = driver();
+        let (now, ballot, request_id) = asked(&mut driver);
+        let limit = credible_max(clock_now(now));
+        let answer = |driver: &mut Elections, run, term_max, accepted: Option<Step>| {
+            let accepted = accepted.map(|step| (ballot, step));
+            let answer = VoterAnswer::Prepared { ballot, term_max, accepted };
+            driver.message(now, RunId::new(run), ElectionMessage::Answer(Some(request_id), answer));
+        };
+        for run in [1, 2, OWN.number()] {
+            answer(&mut driver, run, 7, None);
+        }
+        answer(&mut driver, 4, u64::MAX, None);
+        answer(&mut driver, 4, limit + 1, None);
+        answer(&mut driver, 4, 7, Some(step(limit + 1)));
+        let over = now.later_by(driver.joint_time());
+        driver.wake(over);
+        assert_eq!(*stage(&driver), ChangeStage::Accepting(step(7)));
+        // As a voter it accepts no such step either.
+        let accept = |term_floor| {
+            let request = Request::Accept { ballot, step: step(term_floor) };
+            let (hash, lease) = (driver.rules_hash, driver.lease);
+            ElectionMessage::Request(Call { hash, request_id, lease, request })
+        };
+        let limit = credible_max(clock_now(over));
+        let (beyond, last) = (accept(limit + 1), accept(limit));
+        driver.message(over, RunId::new(4), beyond);
+        assert_eq!(driver.ballots.accepted, None);
+        driver.message(over, RunId::new(4), last);
+        assert_eq!(driver.ballots.accepted, Some((ballot, step(limit))));
+        let memo = driver.memo();
+        assert!(VoterMemo::read(Some(&memo)).is_ok(), "a restarted voter would be silent");
+    }
+}

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::messages::{Call, GrantKind, Request, Standing, VoterAnswer, VoterStatement};
-use super::voter_list::VoterList;
+use super::voter_list::{VoterList, credible_max};
 use super::{
     CLOCK_STEP_MAX, Delivery, HANDOVER_SHARE, Promised, TERM_AHEAD_MAX, VoterRules, WAITING_MAX,
     WATCHERS_MAX, quarantine,
@@ -498,7 +498,8 @@ pub(super) fn clock_now(now: Time) -> u64 {
 /// Whether a clock value, of a term or a ballot, is close enough to the voter's clock, or to the greatest one that it
 /// has promised: that may be far ahead if the clock was wrong then.
 pub(super) fn is_possible(now: Time, clock: u64, promised: u64) -> bool {
-    clock <= HybridClock::limit(now, TERM_AHEAD_MAX).max(promised.saturating_add(CLOCK_STEP_MAX))
+    let limit = HybridClock::limit(now, TERM_AHEAD_MAX).max(promised.saturating_add(CLOCK_STEP_MAX));
+    clock <= limit.min(credible_max(clock_now(now)))
 }
 
 fn millis(time: Duration) -> u32 {

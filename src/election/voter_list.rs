@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::VOTERS_BYTES_MAX;
+use super::candidate::clock_time;
+use super::{CREDIBLE_AHEAD_MAX, VOTERS_BYTES_MAX};
 use crate::config::{ConfigError, LeaseTimes, VOTERS_MAX};
 use crate::error::SetVotersError;
 use crate::settings_record::{read_times, write_times};
@@ -65,10 +66,11 @@ impl VoterList {
         Self { voters, ..Self::default() }
     }
 
-    /// Whether so many steps can have been decided by the time of the stamp under which the list was written: each was
-    /// written under a later stamp. With a greater epoch a list would be the last one for ever.
-    pub(crate) fn is_credible(&self, written: Stamp) -> bool {
-        self.epoch <= written.clock
+    /// Whether so many steps can have been decided, and such terms granted, by the clock of the stamp under which the
+    /// list was written: each step was written under a later stamp. With a greater epoch a list would be the last one
+    /// for ever, with a greater term floor no lease would be granted any more.
+    pub(crate) fn is_credible(&self, written: u64) -> bool {
+        self.epoch <= written && self.term_floor <= credible_max(written)
     }
 
     /// All names of the list, sorted, each once.
@@ -219,7 +221,12 @@ impl Step {
     }
 }
 
-/// Above a greater floor no term could be granted.
+/// The greatest term, term floor or ballot that counts at this clock value.
+pub(super) fn credible_max(clock: u64) -> u64 {
+    clock.saturating_add(clock_time(CREDIBLE_AHEAD_MAX)).min(CLOCK_VALUE_MAX)
+}
+
+/// No greater floor counts at any time.
 fn read_floor(reader: &mut Reader<'_>) -> Result<u64, WireError> {
     let floor = reader.u64_le()?;
     if floor <= CLOCK_VALUE_MAX { Ok(floor) } else { Err(WireError::Form) }

@@ -3,8 +3,9 @@
 //!
 //! One entry has the list that the cluster is to have; any voter drives the change to it. The other has the list that
 //! was decided last. A driver that was suspended may write an old list late, concurrently with a newer one: of all
-//! versions that the entry holds, the list with the greatest epoch counts. A list that cannot have that epoch yet does
-//! not count: otherwise a hostile member could write one that no other follows.
+//! versions that the entry holds, the list with the greatest epoch counts. A list that cannot have that epoch or term
+//! floor yet does not count: otherwise a hostile member could write one that no other follows, or under which no lease
+//! is granted. Never write a list that would not count: it would replace the one that does.
 
 use super::{Output, Replica};
 use crate::controls::Control;
@@ -59,6 +60,9 @@ impl Replica {
         // Both in one step, although the first may use up what may be written now: the wanted list alone changes
         // nothing, and without it the voters may change back to what was wanted before.
         self.write_decided(&list);
+        if self.voters().is_none_or(|known| known.epoch != list.epoch) {
+            return Err(SetVotersError::Ahead);
+        }
         self.write_wanted(&list.voters);
         self.drain_election_effects();
         Ok(())
@@ -96,12 +100,16 @@ impl Replica {
 
     fn decided_voters(&self) -> Option<VoterList> {
         let (dot_set, _) = self.store.dot_set(&key::reserved(DECIDED_KEY))?;
-        let is_unbounded = self.store.controls.has(Control::EpochUnbounded);
         let lists = dot_set.dots().iter().filter_map(|dot| {
             let list = VoterList::read(&mut Reader::plain(dot.value())).ok()?;
-            (is_unbounded || list.is_credible(dot.stamp())).then_some(list)
+            self.counts(&list, dot.stamp().clock).then_some(list)
         });
         lists.max_by_key(|list| list.epoch)
+    }
+
+    /// Whether a list counts that is written at this clock.
+    fn counts(&self, list: &VoterList, written: u64) -> bool {
+        self.store.controls.has(Control::EpochUnbounded) || list.is_credible(written)
     }
 
     fn stored_wanted(&self) -> Option<Vec<String>> {
@@ -142,16 +150,18 @@ impl Replica {
         self.write_put(self.now, &key::reserved(key), value, Lifetime::default());
     }
 
-    /// The voters have decided this list. One that cannot be written now is decided again later.
+    /// The voters have decided this list. One that cannot be written now, or would not count yet, is decided again
+    /// later.
     pub(super) fn on_decided(&mut self, list: &VoterList) {
         if self.check_writable(self.now).is_ok() {
             self.write_decided(list);
         }
     }
 
-    /// Writes the list that was decided, unless a later one is known.
+    /// Writes the list that was decided, unless a later one is known or it would not count yet.
     fn write_decided(&mut self, list: &VoterList) {
-        if self.decided_voters().is_none_or(|known| known.epoch < list.epoch) {
+        let is_latest = self.decided_voters().is_none_or(|known| known.epoch < list.epoch);
+        if is_latest && self.counts(list, self.store.clock.coming_clock(self.now)) {
             self.write_list(list);
         }
     }
@@ -205,6 +215,23 @@ mod tests {
         let again = replica.force_voters(at(1), &["a".to_owned()]);
         assert!(matches!(again, Err(SetVotersError::Write(_))), "{again:?}");
         assert_eq!(replica.voters().map(|list| list.voters.as_slice()), Some(&voters[..]));
+    }
+
+    #[test]
+    fn list_that_would_not_count_yet_is_not_forced() {
+        let mut replica = replica(&["own", "a", "b"]);
+        replica.handle(at(1), Input::Wake);
+        // The last epoch that counts at this instant.
+        let epoch = replica.store.clock.coming_clock(at(1));
+        let forged = VoterList { epoch, voters: vec!["a".to_owned()], ..VoterList::default() };
+        replica.write_list(&forged);
+        assert_eq!(replica.voters(), Some(&forged));
+        let own = ["own".to_owned()];
+        assert_eq!(replica.force_voters(at(1), &own), Err(SetVotersError::Ahead));
+        assert_eq!((replica.voters(), replica.wanted_voters()), (Some(&forged), None));
+        assert_eq!(replica.decided_voters().as_ref(), Some(&forged), "it was replaced in the store");
+        assert_eq!(replica.force_voters(at(2), &own), Ok(()));
+        assert_eq!(replica.voters().map(|list| list.voters.as_slice()), Some(&own[..]));
     }
 
     #[test]
