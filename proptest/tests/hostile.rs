@@ -52,7 +52,15 @@ async fn certificate_files_are_checked_and_reloaded() {
     std::fs::remove_file(&certificate).unwrap();
     std::fs::File::create(&certificate).unwrap().set_len((16 << 20) + 1).unwrap();
     assert!(security.reload().unwrap_err().to_string().contains("more than 16777216 bytes"));
+    // So is the pair of another node, which fits together.
+    let pair = |name: &str| authority.paths(name)[1..].to_vec();
+    pair("b").iter().zip(pair("a")).for_each(|(from, to)| _ = std::fs::copy(from, to).unwrap());
+    let swapped = security.reload().unwrap_err();
+    assert!(matches!(&swapped, SecurityError::File { path, .. } if path.ends_with("a.pem")), "{swapped}");
+    assert!(swapped.to_string().contains("\"a\" is not among the DNS names"), "{swapped}");
     assert_eq!(a.status().peers.len(), 1);
+    // The certificate of before is presented to new nodes.
+    let _e = ready(builder("e", authority.security("e", VALID), &[&a])).await;
     // After the change of authority the old link is closed, and a node of the new authority is let in.
     authority.replace(&stranger, "a");
     security.reload().unwrap();

@@ -36,6 +36,8 @@ pub(super) struct Files {
     pub(super) revocations: Option<(PathBuf, Vec<CertificateRevocationListDer<'static>>)>,
     /// The nodes that may connect. `None`: every node with a certificate.
     pub(super) allowed: Option<BTreeSet<String>>,
+    /// The nodes that were started with the certificate: new files have to be in their names, too.
+    pub(super) nodes: BTreeSet<String>,
 }
 
 /// Whose certificates are accepted, and those of them that are revoked.
@@ -60,6 +62,7 @@ impl Files {
                 None => None,
             },
             allowed: None,
+            nodes: BTreeSet::new(),
             paths,
         };
         files.check()?;
@@ -93,6 +96,13 @@ impl Files {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks that the certificate is in the names of all nodes that present it.
+    pub(super) fn check_nodes(&self) -> Result<(), SecurityError> {
+        let [_, certificate, _] = &self.paths;
+        let mut own = self.nodes.iter().map(|node| self.own(node));
+        own.try_for_each(|own| own.map(drop)).map_err(|error| failed(certificate, error))
     }
 
     /// The certificate to present in a node's name, with its key.

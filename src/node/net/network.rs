@@ -213,6 +213,20 @@ impl Network {
         }
     }
 
+    /// The configuration of a handshake of this node. Where there is none no link can be made: that is logged once in
+    /// each [`REPORT_INTERVAL`].
+    fn own_config<T>(&self, config: Result<T, StartError>) -> Result<T, NoLink> {
+        config.map_err(|error| {
+            let what = "own configuration";
+            if !self.reported.contains_key(what) {
+                self.reported.insert(what.to_owned(), ());
+                let node = &*self.shared.name;
+                tracing::warn!(node, reason = %error, "no links can be made; replace the certificate files");
+            }
+            NoLink::Unreachable(error.to_string())
+        })
+    }
+
     /// Reports that an incoming connection was refused, unless [`REFUSALS_TOLD_MAX`] refusals were reported in this
     /// interval.
     fn report_stranger(&self, addr: SocketAddr, why: NoLink) {
@@ -288,7 +302,7 @@ impl Network {
 
     async fn shake_hands(&self, incoming: Incoming, time: Duration) -> Result<Connection, NoLink> {
         let config = self.greeter.security.server(&self.greeter.identity.cluster, &self.shared.name);
-        let config = config.map_err(|error| NoLink::Unreachable(error.to_string()))?;
+        let config = self.own_config(config)?;
         let accepted = incoming.accept_with(Arc::new(tuned_server(config)));
         let connecting = accepted.map_err(|error| no_link(&self.greeter.security, &error))?;
         let late = |_| NoLink::Unreachable("the handshake timed out".to_owned());
@@ -367,7 +381,7 @@ impl Network {
     async fn dial(self: &Arc<Self>, addr: SocketAddr) -> Result<(), NoLink> {
         let unreachable = |error: &dyn std::fmt::Display| NoLink::Unreachable(error.to_string());
         let (cluster, name) = (&self.greeter.identity.cluster, &self.shared.name);
-        let config = self.greeter.security.client(cluster, name).map_err(|error| unreachable(&error))?;
+        let config = self.own_config(self.greeter.security.client(cluster, name))?;
         let connecting = self
             .endpoint
             .connect_with(tuned_client(config), addr, SERVER_NAME)

@@ -218,7 +218,8 @@ impl Security {
     }
 
     /// Reads the files again, and closes the links of peers that are no longer accepted. If it fails, the old
-    /// certificates and revocation lists stay in force.
+    /// certificates and revocation lists stay in force. The certificate has to be in the name of each node that was
+    /// started with these settings.
     ///
     /// # Errors
     /// As for [`Security::ca`] and [`Security::revoke_by`].
@@ -321,6 +322,8 @@ impl Security {
         let new = read(paths, lists)?;
         self.change(|credentials| match credentials {
             Credentials::Files(files) => {
+                let new = Files { nodes: files.nodes.clone(), ..new };
+                new.check_nodes()?;
                 // The names may have been changed meanwhile.
                 *files = Files { allowed: files.allowed.take(), ..new };
                 Ok(())
@@ -469,6 +472,9 @@ impl Security {
         }
         let configs = state.credentials.make_configs(cluster, node, &state.protocols);
         let configs = configs.map_err(|error| StartError::Certificate { reason: Cause::new(error) })?;
+        if let Credentials::Files(files) = &mut state.credentials {
+            files.nodes.insert(node.to_owned());
+        }
         state.configs.insert(of, configs.clone());
         Ok(configs)
     }
@@ -564,6 +570,7 @@ mod tests {
             roots: Vec::new(),
             revocations: None,
             allowed: None,
+            nodes: BTreeSet::new(),
         };
         let security = Security::new(Credentials::Files(files()));
         let read = |_, _| {
