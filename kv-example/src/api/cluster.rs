@@ -146,8 +146,11 @@ async fn snapshot(State(app): AppState, Ask(ask): Ask<SnapshotName>) -> Result<J
         return Err(ApiError::bad_request("this node has no data directory, and so no place for snapshots"));
     };
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if ask.name.is_empty() || ask.name.starts_with('.') || !ask.name.chars().all(is_plain) {
-        let error = "a snapshot's name is of letters, digits, '-', '_' and '.', and does not begin with '.'";
+    // Parts of snapshots have the names of temporary files.
+    let is_reserved = ask.name.starts_with('.') || ask.name.ends_with(".tmp");
+    if ask.name.is_empty() || is_reserved || !ask.name.chars().all(is_plain) {
+        let error = "a snapshot's name is of letters, digits, '-', '_' and '.', does not begin with '.' and does not \
+                     end with '.tmp'";
         return Err(ApiError::bad_request(error));
     }
     let nothing = "no snapshot was taken";
