@@ -9,6 +9,7 @@ mod published;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use common::{Running, ask, folder, private_file, program, start};
 use serde_json::{Map, Value};
@@ -213,6 +214,19 @@ fn pods_find_each_other_and_leave_when_they_are_scaled_away() {
     stop(&mut nodes[2]);
     eventually("the voter stays expected", || members(&first, "down") == 1);
     assert_eq!((members(&first, "alive"), members(&first, "left")), (2, 1));
+}
+
+#[test]
+fn pods_of_voters_are_ready_when_they_vote() {
+    let probe = &pod()["spec"]["containers"][0]["readinessProbe"];
+    let [period, successes] =
+        ["periodSeconds", "successThreshold"].map(|field| probe[field].as_u64().unwrap());
+    let config = tidings::Config::lan();
+    let silent = (config.lease_time_max + config.clock_skew_max) * 10 / 9;
+    assert!(
+        Duration::from_secs(period * (successes - 1)) > silent,
+        "{successes} answers, silent for {silent:?}"
+    );
 }
 
 #[test]
