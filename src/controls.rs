@@ -183,19 +183,26 @@ pub enum Control {
         allow(dead_code, reason = "views alone ask for it")
     )]
     PartIsWhole,
-    /// Breaks the rule that a view waits once for a batch whose rest does not come: what is missing is told with ever
-    /// greater clocks, so that it always counts as new.
+    /// Breaks the rule that a view waits once for a batch whose rest does not come: what has arrived of its origin is
+    /// told with ever greater clocks, so that the origin is always awaited anew.
     #[cfg_attr(
         not(any(feature = "json", feature = "node")),
         allow(dead_code, reason = "views alone ask for it")
     )]
     OverdueAnew,
+    /// Breaks the rule that a view takes no part of a batch whose rest may come: nothing is known to bring it, so that
+    /// the part is taken after a fixed time.
+    #[cfg_attr(
+        not(any(feature = "json", feature = "node")),
+        allow(dead_code, reason = "views alone ask for it")
+    )]
+    PartAfterTime,
 }
 
 #[cfg(feature = "__controls")]
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 80] = [
+    pub const ALL: [Self; 81] = [
         Self::CursorKept,
         Self::ClaimDespiteRefusal,
         Self::DoneAfterRefusal,
@@ -276,6 +283,7 @@ impl Control {
         Self::LargesElsewhere,
         Self::PartIsWhole,
         Self::OverdueAnew,
+        Self::PartAfterTime,
     ];
 }
 

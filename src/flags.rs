@@ -89,7 +89,8 @@ use crate::typed::{LiveState, Store};
 /// * **Local.** An evaluation takes no lock and does not wait. It allocates nothing for a flag without a rule, nor for a
 ///   rule that makes no new texts or lists.
 /// * **Whole.** A [`snapshot`](Self::snapshot) is made of one look at the store. A batch is in it as a whole or not at
-///   all, also one of another node; only if the rest of it does not come within 2 s is the part taken that is there.
+///   all, also one of another node; the part that is there is taken only if the rest cannot be expected, see
+///   [the guide](crate::guide::live#limits).
 /// * **Never silently stale.** Every change under the prefix leads to a new state or is reported; [`state`](Self::state)
 ///   says whether the flags follow the store.
 /// * **Alone in failing.** A malformed definition keeps the last good one that this node has seen. If there is none, its

@@ -202,7 +202,7 @@ pub mod live {
     #[cfg(any(feature = "config", feature = "figment"))]
     pub use crate::typed::StoreSource;
     pub use crate::typed::{
-        Layer, LiveBuilder, LivePart, LiveState, Loaded, SCHEMA_OF_FIELDS, Values, WholeWatch,
+        LateBatch, Layer, LiveBuilder, LivePart, LiveState, Loaded, SCHEMA_OF_FIELDS, Values, WholeWatch,
     };
 }
 

@@ -47,6 +47,8 @@ pub(crate) use bound::RunLife;
 pub(crate) use change_log::DiskFollower;
 #[cfg(feature = "json")]
 pub use complete::WholeLook;
+#[cfg(any(feature = "json", feature = "node"))]
+pub(crate) use complete::{MissingOrigin, RestFrom};
 #[cfg(test)]
 pub(crate) use expiry::DROPPED_MAX;
 pub(crate) use expiry::ExpiredKeys;

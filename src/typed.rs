@@ -47,7 +47,7 @@ pub use merged::Merged;
 pub use schema::{SCHEMA_OF_FIELDS, SCHEMA_SUFFIX};
 pub use set::Set;
 #[cfg(feature = "json")]
-pub use whole::WholeWatch;
+pub use whole::{LateBatch, WholeWatch};
 
 use crate::config::BATCH_WRITES_MAX;
 use crate::error::WriteError;
@@ -271,6 +271,13 @@ pub trait Store: Clone + Send + Sync + 'static {
     #[cfg(feature = "json")]
     fn note_rejected(&self, live: &str, before: &[Rejected], now: &[Rejected]) {
         _ = (live, before, now);
+    }
+
+    /// Hears that a view of the keys below `prefix` waits long for the rest of a batch, or shows a part of one. A node
+    /// logs it.
+    #[cfg(feature = "json")]
+    fn note_late(&self, prefix: &str, batch: &LateBatch) {
+        _ = (prefix, batch);
     }
 
     /// Writes a value.

@@ -107,6 +107,7 @@ fn shown(control: Control) -> Shown {
         Control::LargesElsewhere => Test("whole.rs", "batch_with_a_large_value_is_seen_as_a_whole"),
         Control::PartIsWhole => Test("whole.rs", "whole_looks_never_mix_two_batches"),
         Control::OverdueAnew => Test("live/whole.rs", "batch_cut_off_by_a_crash_delays_no_later_change"),
+        Control::PartAfterTime => Test("live/late.rs", "batch_with_a_value_on_a_slow_link_is_awaited"),
         Control::GrowthUnchecked => Test("full.rs", "full_store_takes_only_deletes_and_writes_of_others"),
         Control::AwayEndsRuns => Test("ephemeral.rs", "dropping_what_does_not_answer_loses_it"),
         Control::FutureTold => Test("clocks.rs", "node_that_was_ahead_sends_no_future_claims"),

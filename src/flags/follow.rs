@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 
@@ -117,11 +117,13 @@ impl<S: Store> FlagsBuilder<S> {
             watch,
             book,
             shared: shared.clone(),
+            pause: None,
             base: Some(base),
+            has_joined: false,
             keeper: Keeper::new(self.last_good, unreadable),
             end,
         };
-        _ = task.view.look(&task.store);
+        task.view.look(&task.store);
         task.replace();
         if self.is_reported {
             store.spawn(UsageReport::new(store.view(), &task.prefix, shared.clone()).run());
@@ -145,7 +147,7 @@ fn bundled(json: &str) -> Result<Vec<FlagSource>, Vec<Rejected>> {
 
 /// What the task has to do next.
 enum FlagsCue {
-    /// To read the definitions anew.
+    /// To look for definitions that have changed.
     Changed,
     /// To read them anew, from the store alone: the node has caught up.
     Joined,
@@ -160,10 +162,14 @@ struct FlagsTask<S: Store> {
     prefix: String,
     watch: S::Watch,
     view: WholeView,
+    /// Until the next look, while the rest of a batch is awaited.
+    pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     book: FlagBook,
     shared: Arc<FlagsShared>,
-    /// What counts beside the store until the node has caught up. `None`: it has.
+    /// What counts beside the store until the node has caught up and the view shows something. `None`: that alone
+    /// counts.
     base: Option<Vec<FlagSource>>,
+    has_joined: bool,
     keeper: Keeper,
     /// Also if the task is dropped before it has run.
     end: EndGuard<S>,
@@ -182,7 +188,10 @@ impl<S: Store> FlagsTask<S> {
             if matches!(cue, FlagsCue::End) || drain(&mut self.watch).await.is_none() {
                 break;
             }
-            self.look(matches!(cue, FlagsCue::Joined)).await;
+            self.has_joined |= matches!(cue, FlagsCue::Joined);
+            if self.look().is_none() {
+                break;
+            }
             self.keep();
             // Under a steady stream of writes nothing above need wait; other tasks of the runtime must run as well.
             yield_once().await;
@@ -203,30 +212,42 @@ impl<S: Store> FlagsTask<S> {
         if self.keeper.poll(&self.store, cx).is_ready() {
             return Poll::Ready(FlagsCue::Kept);
         }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+            return Poll::Ready(FlagsCue::Changed);
+        }
         match Pin::new(&mut self.watch).poll_next(cx) {
             Poll::Ready(Some(_)) => return Poll::Ready(FlagsCue::Changed),
             Poll::Ready(None) => return Poll::Ready(FlagsCue::End),
             Poll::Pending => {}
         }
-        if self.base.is_none() {
+        if self.base.is_none() || self.has_joined {
             return Poll::Pending;
         }
         joined.poll(cx).map(|has_joined| if has_joined { FlagsCue::Joined } else { FlagsCue::End })
     }
 
-    /// Takes in what has changed.
-    async fn look(&mut self, has_joined: bool) {
-        if has_joined {
-            self.base = None;
-        }
-        if self.base.is_some() {
+    /// Takes in what has changed, unless the rest of a batch is awaited. `None`: the node is closed.
+    fn look(&mut self) -> Option<()> {
+        if !self.has_joined {
             // What is there of the cluster before the node has caught up is a part anyhow.
-            _ = self.view.look(&self.store);
-            return self.replace();
+            self.view.look(&self.store);
+            self.replace();
+            return Some(());
         }
-        let keys = self.view.look_whole(&self.store).await;
-        if has_joined {
-            return self.replace();
+        let look = self.view.seek(&self.store)?;
+        self.pause = self.view.pause().map(|pause| boxed(self.store.sleep(pause)));
+        let Some(look) = look else {
+            if self.view.is_late() && self.shared.state() != LiveState::Stale {
+                self.publish();
+            }
+            return Some(());
+        };
+        let keys = self.view.take(look);
+        if self.base.take().is_some() {
+            self.replace();
+            return Some(());
         }
         let mut writers = BTreeMap::new();
         let changes = keys.into_iter().filter(|key| !is_schema(key)).map(|key| {
@@ -235,6 +256,7 @@ impl<S: Store> FlagsTask<S> {
         });
         self.book.apply(changes.collect());
         self.publish();
+        Some(())
     }
 
     /// Takes in all definitions, and what counts beside the store.
@@ -261,6 +283,7 @@ impl<S: Store> FlagsTask<S> {
         let (sets, mut rejected) = (self.book.sets(), self.book.rejected());
         let state = match (&self.base, rejected.is_empty()) {
             (Some(_), _) => LiveState::Stale,
+            _ if self.view.is_late() => LiveState::Stale,
             (None, true) => LiveState::Current,
             (None, false) => LiveState::Rejected,
         };
@@ -273,7 +296,7 @@ impl<S: Store> FlagsTask<S> {
 
     /// Keeps the definitions that are in force for the next start, once they are those of the cluster.
     fn keep(&mut self) {
-        if self.base.is_none() && self.keeper.is_needed() {
+        if self.base.is_none() && !self.view.is_late() && self.keeper.is_needed() {
             let kept = source::encode(&self.prefix, self.book.kept());
             self.keeper.keep(&self.store, kept);
         }

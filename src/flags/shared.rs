@@ -143,8 +143,9 @@ impl FlagsShared {
 pub enum FlagsEvent {
     /// The flags are those of the store, and follow it.
     Ready,
-    /// The node has not caught up with a peer since the flags were started. They come from what this node holds, from an
-    /// earlier run or from the program.
+    /// The node has not caught up with a peer since the flags were started: they come from what this node holds, from
+    /// an earlier run or from the program. Or a batch of another node has been arriving for more than 2 s: they are
+    /// those before it.
     Stale,
     /// These flags have other definitions now, are new or are gone, in the order of their names. Without a name: only the
     /// metadata of the set, or the rules that its flags share, are others now.

@@ -1,5 +1,7 @@
 //! The user's operations on a replica: reads, writes, watches and sets. Counters and batches have modules of their own.
 
+#[cfg(any(feature = "json", feature = "node"))]
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -8,6 +10,10 @@ use crdts::CvRDT;
 use serde::{Deserialize, Serialize};
 
 use super::Replica;
+#[cfg(any(feature = "json", feature = "node"))]
+use super::link::Link;
+#[cfg(any(feature = "json", feature = "node"))]
+use crate::controls::Control;
 use crate::error::WriteError;
 use crate::form;
 use crate::id::RunId;
@@ -21,6 +27,8 @@ use crate::store::entry::Revision;
 use crate::store::entry::{DotSet, EXPIRY_MS_MIN, Entry};
 use crate::store::key::{self, Space};
 use crate::store::watch::{WatchEvent, WatchId, WatchOptions};
+#[cfg(any(feature = "json", feature = "node"))]
+use crate::store::{MissingOrigin, RestFrom};
 use crate::time::{Lifetime, Stamp, Time};
 
 /// The longest page of a listing.
@@ -120,14 +128,16 @@ impl Replica {
         let mut missing = Clocks::default();
         keys.map(key::register).for_each(|key| missing.merge(self.store.missing(&key, &claimed)));
         let revision = Revision { log: self.store.log.id, number: self.store.log.head() };
-        WholeLook::new(entries, Vec::new(), revision, missing)
+        WholeLook::new(entries, Vec::new(), revision, self.missing_origins(&missing, &claimed))
     }
 
     /// See [`LocalStore::changes_whole`].
     #[cfg(feature = "json")]
     pub(crate) fn changes_whole(&self, now: Time, prefix: &str, since: Revision) -> Option<WholeLook> {
         let prefix = key::register(prefix);
-        self.store.changes_whole(now, &prefix, since, &self.claimed_below(&prefix))
+        let claimed = self.claimed_below(&prefix);
+        let origins = |missing: &Clocks| self.missing_origins(missing, &claimed);
+        self.store.changes_whole(now, &prefix, since, &claimed, origins)
     }
 
     /// For each peer whose claim waits for large rows, none of them at a stored key with this prefix: the claim. All that
@@ -139,6 +149,48 @@ impl Replica {
             .values()
             .filter_map(|link| link.tail_receiver.claim_below(self.store.controls, prefix));
         claims.map(|Stamp { clock, origin }| (origin, clock)).collect()
+    }
+
+    /// What is known of the origins of what a look lacks. `claimed`: see [`Replica::claimed_below`].
+    #[cfg(any(feature = "json", feature = "node"))]
+    pub(crate) fn missing_origins(&self, missing: &Clocks, claimed: &Clocks) -> Vec<MissingOrigin> {
+        // Nearly always.
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let mut pieces: BTreeMap<RunId, u64> = BTreeMap::new();
+        for link in self.links.values() {
+            let Some((log, run)) = link.peer else { continue };
+            for origin in link.tail_receiver.awaited_origins(self.store.controls, link.tail_peer(log, run)) {
+                *pieces.entry(origin).or_default() += link.tail_receiver.pieces;
+            }
+        }
+        let vector = self.store.coverage.vector();
+        let anew = if self.store.controls.has(Control::OverdueAnew) { self.store.log.head() } else { 0 };
+        let missing_origin = |(origin, _)| MissingOrigin {
+            origin,
+            reached: vector.get(origin).max(claimed.get(origin)) + anew,
+            pieces: pieces.get(&origin).copied().unwrap_or_default(),
+            rest: self.rest_from(origin, pieces.contains_key(&origin)),
+        };
+        missing.iter().map(missing_origin).collect()
+    }
+
+    #[cfg(any(feature = "json", feature = "node"))]
+    fn rest_from(&self, origin: RunId, is_claimed: bool) -> RestFrom {
+        if self.store.controls.has(Control::PartAfterTime) {
+            return RestFrom::Nobody;
+        }
+        let reached = self.store.coverage.vector().get(origin);
+        let mut sessions = self.links.values().filter_map(|link| link.repair.session.as_ref());
+        if sessions.any(|session| session.will_claim(origin) > reached) {
+            return RestFrom::Repair;
+        }
+        let is_peer = |link: &Link| link.peer.is_some_and(|(_, run)| run == origin);
+        let is_reached = self.is_living(self.run_of_origin(origin)) || self.links.values().any(is_peer);
+        // Until it has caught up, any peer may hold the rest.
+        let is_fed = self.is_joining() && self.links.len() > 0;
+        if is_claimed || is_reached || is_fed { RestFrom::Tail } else { RestFrom::Nobody }
     }
 
     /// The first `rows` entries (at most [`PAGE_ROWS_MAX`]) whose stored key begins with `prefix` and comes behind `after`.

@@ -389,6 +389,13 @@ impl RepairSession {
         self.peer.as_ref().is_some_and(|peer| peer.entries > self.entries || peer.was_followed)
     }
 
+    /// Up to where the end of this session claims an origin; 0 if it does not, or is not known to.
+    #[cfg(any(feature = "json", feature = "node"))]
+    pub(crate) fn will_claim(&self, origin: crate::id::RunId) -> u64 {
+        let peer = self.peer.as_ref().filter(|_| !self.has_refused && self.phase < Phase::Claimed);
+        peer.map_or(0, |peer| peer.vector.get(origin))
+    }
+
     /// When the session began, and whether it is finished with no row refused.
     pub(crate) fn outcome(&self) -> (Time, bool) {
         (self.began, self.is_finished() && !self.has_refused)

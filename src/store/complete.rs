@@ -10,6 +10,8 @@ use super::entry::Revision;
 use super::key::readable_key;
 use super::{Dot, DotSet, LocalStore};
 use crate::controls::Control;
+#[cfg(any(feature = "json", feature = "node"))]
+use crate::id::RunId;
 use crate::store::coverage::Clocks;
 #[cfg(feature = "json")]
 use crate::time::Time;
@@ -31,15 +33,45 @@ pub struct WholeLook {
     pub revision: Revision,
     /// `false` while a batch of another node that writes or deletes some of these keys may still be arriving.
     pub is_whole: bool,
-    /// Up to where the claims of other nodes have to arrive before it is whole.
-    pub(crate) missing: Clocks,
+    /// The origins of whose writes it has a part only.
+    pub(crate) missing: Vec<MissingOrigin>,
 }
 
 #[cfg(feature = "json")]
 impl WholeLook {
-    pub(crate) fn new(entries: Vec<Entry>, gone: Vec<String>, revision: Revision, missing: Clocks) -> Self {
+    pub(crate) fn new(
+        entries: Vec<Entry>,
+        gone: Vec<String>,
+        revision: Revision,
+        missing: Vec<MissingOrigin>,
+    ) -> Self {
         Self { entries, gone, revision, is_whole: missing.is_empty(), missing }
     }
+}
+
+/// An origin of whose writes a look has a part only, and what is known of the rest.
+#[cfg(any(feature = "json", feature = "node"))]
+#[cfg_attr(not(feature = "json"), allow(dead_code, reason = "views alone ask for it"))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MissingOrigin {
+    pub(crate) origin: RunId,
+    /// Up to where everything that it wrote has arrived below the prefix of the look.
+    pub(crate) reached: u64,
+    /// Pieces of large rows received so far over the links on which nothing else lacks for a claim of it.
+    pub(crate) pieces: u64,
+    pub(crate) rest: RestFrom,
+}
+
+/// What may bring the rest of what an origin wrote.
+#[cfg(any(feature = "json", feature = "node"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RestFrom {
+    /// Nothing that this node knows of: the origin has ended or cannot be reached, and nobody is sending it.
+    Nobody,
+    /// The tail of the origin, which is believed alive, or that of a delegate.
+    Tail,
+    /// A repair that is running and ends with a claim of it.
+    Repair,
 }
 
 impl LocalStore {
@@ -85,15 +117,11 @@ impl LocalStore {
         for stamp in dots.iter().map(Dot::stamp).filter(|stamp| !vector.covers(*stamp)) {
             missing.raise(stamp);
         }
-        let missing = missing.beyond(claimed);
-        if self.controls.has(Control::OverdueAnew) {
-            let changes = self.log.head();
-            return missing.iter().map(|(origin, clock)| (origin, clock + changes)).collect();
-        }
-        missing
+        missing.beyond(claimed)
     }
 
     /// What has changed below a prefix since `since`. `None` if that is not known any more, or is too much for one look.
+    /// `origins` tells what is known of the origins of what is missing.
     #[cfg(feature = "json")]
     pub(crate) fn changes_whole(
         &self,
@@ -101,6 +129,7 @@ impl LocalStore {
         prefix: &[u8],
         since: Revision,
         claimed: &Clocks,
+        origins: impl FnOnce(&Clocks) -> Vec<MissingOrigin>,
     ) -> Option<WholeLook> {
         if since.log != self.log.id || since.number < self.log.floor() {
             return None;
@@ -122,6 +151,6 @@ impl LocalStore {
             }
         }
         entries.sort_by(|a, b| a.key().cmp(b.key()));
-        Some(WholeLook::new(entries, gone, revision, missing))
+        Some(WholeLook::new(entries, gone, revision, origins(&missing)))
     }
 }

@@ -82,9 +82,11 @@ use crate::error::{LiveSource, Rejected};
 /// # What is promised
 ///
 /// * **Whole.** A value is made of one snapshot. A batch is in it as a whole or not at all, also one of
-///   another node; only if the rest of it does not come within 2 s is the part taken that is there.
-/// * **Never silently stale.** Every change under the prefix leads to a new value or to a rejection. When the node is
-///   closed, [`changed`](Self::changed) answers `None` and [`state`](Self::state) is [`LiveState::Ended`].
+///   another node; the part that is there is taken only if the rest cannot be expected, see
+///   [the guide](crate::guide::live#limits).
+/// * **Never silently stale.** Every change under the prefix leads to a new value or to a rejection. While the rest of
+///   a batch is awaited for more than 2 s the state is [`LiveState::Stale`]. When the node is closed,
+///   [`changed`](Self::changed) answers `None` and [`state`](Self::state) is [`LiveState::Ended`].
 /// * **Never invalid.** What does not decode, or is refused by [`validate`](LiveBuilder::validate), is not applied.
 ///   [`rejected`](Self::rejected) names it; a node also logs it, reports `NodeEvent::Rejected`, shows it in
 ///   `NodeStatus::rejected` and records the metric `tidings_live_rejected`.

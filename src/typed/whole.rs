@@ -1,10 +1,15 @@
 //! The keys below a prefix, followed so that each batch of another node is seen as a whole or not at all.
 //!
-//! A view holds the entries of its last look. A further look reads what has changed since then, in one piece; only after
-//! the log has forgotten changes, or after very many of them, it reads everything anew. If a part of a batch has arrived,
-//! the view waits for the rest: the look is repeated from the same instant until all that has changed is complete. What a
-//! view has waited for in vain it never waits for again.
+//! A view holds the entries of its last look. A further look reads what has changed since then, in one piece; only
+//! after the log has forgotten changes, or after very many of them, it reads everything anew. If a part of a batch has
+//! arrived, the view waits for the rest ([`wait`]): the look is repeated from the same instant until all that has
+//! changed is complete. It takes a part only if the rest cannot be expected, and an origin for which it has waited in
+//! vain it does not await again before something of it arrives.
+//!
+//! A view never sleeps: [`WholeView::seek`] looks once, and its user looks again after [`WholeView::pause`], so that
+//! nothing else that the user has to do waits for a batch.
 
+mod wait;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,26 +20,20 @@ use std::time::Duration;
 
 use crdts::CvRDT;
 use futures_core::Stream;
+use wait::BatchWait;
 pub use watch::WholeWatch;
 
-use crate::store::WholeLook;
+use crate::error::Author;
 use crate::store::coverage::Clocks;
 use crate::store::entry::{Entry, Revision};
 use crate::store::watch::WatchEvent;
-use crate::typed::Store;
+use crate::store::{MissingOrigin, WholeLook};
+use crate::time::Stamp;
+use crate::typed::{Store, writer};
 
-/// How long a view waits for the rest of a change of which it has seen a part. A writer that is cut off in the middle of
-/// a batch, or whose claims are held up, must not keep a view from all later changes.
-const WHOLE_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// The most origins of which a view remembers what it has waited for in vain. With more, what the last look lacked alone
-/// is remembered.
-const OVERDUE_MAX: usize = 1_024;
-
-/// The first pause before the store is looked at again. It doubles up to [`PAUSE_MAX`]: what is awaited usually comes
-/// with the same packets.
-const PAUSE_MIN: Duration = Duration::from_micros(500);
-const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// The most origins of which a view remembers that it has waited for them in vain. With more, those of the last look
+/// alone are remembered.
+const STUCK_MAX: usize = 1_024;
 
 /// The most events of the watch that are taken before a view looks at the store.
 const EVENTS_MAX: usize = 4_096;
@@ -56,20 +55,44 @@ pub(crate) async fn drain(watch: &mut (impl Stream<Item = WatchEvent> + Unpin)) 
     .await
 }
 
+/// A batch of another node of which a view has seen a part, and whose rest has not come for a while;
+/// [`Store::note_late`] hears of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LateBatch {
+    /// Who writes it; of several writers one.
+    pub writer: Author,
+    /// How long the view has waited.
+    pub waited: Duration,
+    /// The part is shown, because the rest is not expected any more, or because there is nothing older to show.
+    pub is_part_shown: bool,
+}
+
 /// The entries below a prefix, as they were at the last look.
 #[derive(Debug)]
 pub(crate) struct WholeView {
     prefix: String,
     entries: BTreeMap<String, Entry>,
-    /// The instant of the last look. `None`: there was none.
+    /// The instant from which changes are looked for. `None`: everything is looked at.
     revision: Option<Revision>,
-    /// Claims for which looks have waited in vain, as of a writer that is gone: they count as if they had arrived.
-    overdue: Clocks,
+    /// [`WholeView::seek`] has given a look.
+    has_begun: bool,
+    /// While the rest of a batch is awaited.
+    wait: Option<BatchWait>,
+    /// What had arrived of origins when they were given up. Until more has, they count as if all had.
+    stuck: Clocks,
 }
 
 impl WholeView {
     pub(crate) fn new(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into(), entries: BTreeMap::new(), revision: None, overdue: Clocks::default() }
+        Self {
+            prefix: prefix.into(),
+            entries: BTreeMap::new(),
+            revision: None,
+            has_begun: false,
+            wait: None,
+            stuck: Clocks::default(),
+        }
     }
 
     /// In the order of their keys.
@@ -82,46 +105,65 @@ impl WholeView {
         self.entries.get(key)
     }
 
-    /// Takes a look, whole or not. Returns the keys that have changed.
+    /// Takes a look, whole or not, from which the search for a whole one has yet to begin.
     #[cfg(feature = "flags")]
-    pub(crate) fn look(&mut self, store: &impl Store) -> BTreeSet<String> {
-        let Some(look) = self.read(store) else { return BTreeSet::new() };
+    pub(crate) fn look(&mut self, store: &impl Store) {
+        let Some(look) = self.read(store) else { return };
         let is_whole = look.is_whole;
-        let changed = self.take(look);
+        _ = self.take(look);
         // What is still arriving has to count for the next look as well.
         self.revision = self.revision.filter(|_| is_whole);
-        changed
     }
 
-    /// Takes a look that is whole. If a batch is arriving, it waits for the rest of it, at most for [`WHOLE_TIME_MAX`].
-    /// Returns the keys that have changed.
-    pub(crate) async fn look_whole(&mut self, store: &impl Store) -> BTreeSet<String> {
-        self.await_whole(store).await.map_or_else(BTreeSet::new, |look| self.take(look))
+    /// The time until the next [`WholeView::seek`], while the rest of a batch is awaited.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        self.wait.as_ref().map(|wait| wait.pause)
     }
 
-    /// The next look to take. `None`: the node is closed.
-    async fn await_whole(&mut self, store: &impl Store) -> Option<WholeLook> {
-        let (mut pause, mut waited) = (PAUSE_MIN, Duration::ZERO);
-        loop {
-            let mut look = self.read(store)?;
-            look.is_whole = look.missing.is_covered_by(&self.overdue);
-            if look.is_whole {
-                return Some(look);
-            }
-            if waited >= WHOLE_TIME_MAX {
-                self.note_overdue(&look.missing);
-                return Some(look);
-            }
-            store.sleep(pause).await;
-            waited += pause;
-            pause = (pause * 2).min(PAUSE_MAX);
+    /// Whether a batch has been awaited for so long that the view counts as stale.
+    pub(crate) fn is_late(&self) -> bool {
+        self.wait.as_ref().is_some_and(BatchWait::is_late)
+    }
+
+    /// Looks for what to show next, which [`WholeView::take`] takes. `Some(None)`: the rest of a batch is awaited.
+    /// `None`: the node is closed.
+    ///
+    /// A view that has nothing older to show gives a part once its wait is late, and goes on waiting.
+    pub(crate) fn seek(&mut self, store: &impl Store) -> Option<Option<WholeLook>> {
+        let mut look = self.read(store)?;
+        look.missing.retain(|missing| !self.is_stuck(missing));
+        look.is_whole = look.missing.is_empty();
+        let Some(first) = look.missing.first() else {
+            self.wait = None;
+            self.has_begun = true;
+            return Some(Some(look));
+        };
+        let mut wait = self.wait.take().unwrap_or_else(BatchWait::new);
+        let is_in_vain = wait.note(&look.missing);
+        let is_part_shown = is_in_vain || (wait.is_late() && !self.has_begun);
+        if (wait.is_late() && !wait.is_told) || is_in_vain {
+            wait.is_told = true;
+            let writer = writer(store, Stamp { clock: first.reached, origin: first.origin });
+            store.note_late(&self.prefix, &LateBatch { writer, waited: wait.lasted, is_part_shown });
         }
+        if is_in_vain {
+            self.note_stuck(&look.missing);
+        } else {
+            self.wait = Some(wait);
+        }
+        self.has_begun |= is_part_shown;
+        Some(is_part_shown.then_some(look))
     }
 
-    fn note_overdue(&mut self, missing: &Clocks) {
-        self.overdue.merge(missing.clone());
-        if self.overdue.len() > OVERDUE_MAX {
-            self.overdue = missing.clone();
+    fn is_stuck(&self, missing: &MissingOrigin) -> bool {
+        self.stuck.clock(missing.origin).is_some_and(|reached| missing.reached <= reached)
+    }
+
+    fn note_stuck(&mut self, missing: &[MissingOrigin]) {
+        let reached: Clocks = missing.iter().map(|missing| (missing.origin, missing.reached)).collect();
+        self.stuck.merge(reached.clone());
+        if self.stuck.len() > STUCK_MAX {
+            self.stuck = reached;
         }
     }
 
@@ -142,13 +184,15 @@ impl WholeView {
         let held = |entry: &Entry| self.entries.get(entry.key()).map(Entry::revision);
         look.entries.retain(|entry| held(entry) != Some(entry.revision()));
         look.gone.retain(|key| self.entries.contains_key(key));
-        self.take(look.clone());
+        _ = self.take(look.clone());
         look
     }
 
-    fn take(&mut self, look: WholeLook) -> BTreeSet<String> {
+    /// Takes a look. Returns the keys that have changed.
+    pub(crate) fn take(&mut self, look: WholeLook) -> BTreeSet<String> {
         let mut changed = BTreeSet::new();
-        self.revision = Some(look.revision);
+        // While the search goes on, what is arriving has to count for the next look as well.
+        self.revision = Some(look.revision).filter(|_| self.wait.is_none());
         for key in look.gone {
             if self.entries.remove(&key).is_some() {
                 changed.insert(key);

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidings::flags::Snapshot;
+use tidings::live::LiveState;
 use tidings::sim::Sim;
-use tidings::{Config, Store};
-use tidings_proptest::{for_chosen_seeds, ms};
+use tidings::{Config, Control, Store};
+use tidings_proptest::{for_chosen_seeds, holds_unless, ms, run_until};
 
 use crate::{anonymous, number, simulated};
 
@@ -70,7 +71,8 @@ fn snapshots_show_batches_of_another_node_as_a_whole() {
     assert!(all.into_inner() > 0);
 }
 
-/// A writer that is cut off in the middle of a batch keeps nobody from later changes: after two seconds its part counts.
+/// A writer that is cut off in the middle of a batch keeps nobody from later changes: two seconds after it was found
+/// down its part counts.
 #[test]
 fn part_of_a_batch_counts_when_its_writer_stays_away() {
     let mut sim = Sim::new(7).config(Config::local()).delay(ms(3)).rate(200_000).seeds(&[0, 1]).nodes(3);
@@ -88,9 +90,41 @@ fn part_of_a_batch_counts_when_its_writer_stays_away() {
     sim.partition(&[0], &[1, 2]);
     assert_eq!(batch_of(&flags.snapshot()), Some(1), "what is arriving is awaited");
     c.put("flags/default/later", number(1)).expect("acceptable");
-    sim.run_for(ms(5_000));
+    sim.run_for(ms(10_000));
     assert_eq!(flags.int("later", 0, &anonymous()), 1, "others are not awaited with it");
     sim.heal();
     sim.run_for(ms(10_000));
     assert_eq!(flags.int("f00", -1, &anonymous()), 2);
+}
+
+/// A definition of one mebibyte, nearly all of it blanks, on a link on which it takes ten seconds.
+fn large_definition_on_a_slow_link(sim: Sim) {
+    let mut sim = sim.config(Config::lan()).delay(ms(3)).rate(100_000).seeds(&[0]).nodes(2);
+    sim.run_for(ms(2_000));
+    let a = sim.node(0);
+    let write = |batch_number: i64, bytes: usize| {
+        let large = format!("{}{}", number(batch_number), " ".repeat(bytes));
+        let batch = a.batch().put("flags/default/a", number(batch_number)).put("flags/default/large", large);
+        batch.commit().expect("acceptable");
+    };
+    write(1, 100);
+    sim.run_for(ms(1_000));
+    let flags = simulated(&mut sim, 1);
+    assert_eq!(flags.state(), LiveState::Current);
+    write(2, 1_000_000);
+    let wrote = sim.now();
+    let both = || ["a", "large"].map(|flag| flags.snapshot().int(flag, -1, &anonymous()));
+    let took = run_until(&mut sim, ms(50), ms(20_000), |sim| {
+        let [a, large] = both();
+        assert_eq!(a, large, "a torn snapshot");
+        let (is_late, waited) = (flags.state() == LiveState::Stale, sim.now() - wrote);
+        assert!(is_late || a == 2 || waited < ms(3_000), "it is not said that they are old");
+        a == 2
+    });
+    assert!(took > ms(8_000), "{took:?} on a slow link");
+}
+
+#[test]
+fn flags_await_a_definition_on_a_slow_link() {
+    holds_unless(Control::PartAfterTime, 2, large_definition_on_a_slow_link);
 }

@@ -22,6 +22,7 @@ use tidings_proptest::{Dice, ms, nodes};
 
 mod bad_input;
 mod last_good;
+mod late;
 mod restarts;
 mod told;
 mod whole;

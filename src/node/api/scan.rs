@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use crdts::CvRDT;
 
 use crate::node::runtime::shared::Shared;
+use crate::store::MissingOrigin;
 #[cfg(feature = "json")]
 use crate::store::WholeLook;
 use crate::store::coverage::Clocks;
@@ -26,7 +27,7 @@ pub(in crate::node) fn scan(shared: &Shared, prefix: &[u8]) -> Vec<Entry> {
     scan_with(shared, prefix, None).map(|scanned| scanned.entries).unwrap_or_default()
 }
 
-/// The same with its instant, and what is missing then at these entries and at the keys `held`, see
+/// The same with its instant, and the origins of what is missing then at these entries and at the keys `held`, see
 /// [`LocalStore::missing`](crate::store::LocalStore::missing). `None`: the node is closed.
 #[cfg(feature = "json")]
 pub(in crate::node) fn scan_whole(shared: &Shared, prefix: &[u8], held: &[String]) -> Option<WholeLook> {
@@ -40,7 +41,7 @@ struct Scanned {
     #[cfg_attr(not(feature = "json"), expect(dead_code, reason = "views alone ask for it"))]
     revision: Revision,
     #[cfg_attr(not(feature = "json"), expect(dead_code, reason = "views alone ask for it"))]
-    missing: Clocks,
+    missing: Vec<MissingOrigin>,
 }
 
 /// Why an attempt of a scan gave nothing.
@@ -105,6 +106,7 @@ fn try_scan(
         let mut missing = Clocks::default();
         open.iter().for_each(|key| missing.merge(store.missing(key, &claimed)));
         if changed.peek().is_none() {
+            let missing = core.replica.missing_origins(&missing, &claimed);
             return Ok(Scanned { entries, revision, missing });
         }
         let mut latest: BTreeMap<String, Option<Entry>> = BTreeMap::new();
@@ -113,6 +115,7 @@ fn try_scan(
             missing.merge(store.missing_in_row(dot_set, &claimed));
             latest.insert(key, store.entry(now, dot_set, number));
         }
+        let missing = core.replica.missing_origins(&missing, &claimed);
         drop(core);
         entries.retain(|entry| !latest.contains_key(entry.key()));
         entries.extend(latest.into_values().flatten());

@@ -12,6 +12,8 @@ use crate::node::api::scan;
 use crate::node::api::watch::Watch;
 #[cfg(feature = "json")]
 use crate::node::net::peers::NodeEvent;
+#[cfg(feature = "json")]
+use crate::node::runtime::log::log_late_batch;
 use crate::node::runtime::shared::wall_ms;
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
@@ -23,6 +25,8 @@ use crate::store::key::register;
 use crate::store::key::{Space, counter_prefix, element_key};
 use crate::store::watch::WatchOptions;
 use crate::time::Stamp;
+#[cfg(feature = "json")]
+use crate::typed::LateBatch;
 use crate::typed::{Store, WriteReceipt};
 
 impl Store for Node {
@@ -188,6 +192,11 @@ impl Store for Node {
         for rejected in now.iter().filter(|rejected| !before.contains(rejected)) {
             self.shared.report(NodeEvent::Rejected { live: live.to_owned(), rejected: rejected.clone() });
         }
+    }
+
+    #[cfg(feature = "json")]
+    fn note_late(&self, prefix: &str, batch: &LateBatch) {
+        log_late_batch(&self.shared.name, prefix, batch);
     }
 }
 

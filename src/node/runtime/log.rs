@@ -13,6 +13,8 @@ use crate::membership::MemberEvent;
 use crate::node::net::peers::{LinkEnd, NodeEvent};
 use crate::replica::{BreakReason, JoinProgress, Readiness, RepairReport, ReplicaEvent};
 use crate::text::{Escaped, Span};
+#[cfg(feature = "json")]
+use crate::typed::LateBatch;
 
 /// Logs a change of a member.
 pub(in crate::node) fn log_member(node: &str, event: &MemberEvent) {
@@ -83,6 +85,18 @@ pub(in crate::node) fn log_event(node: &str, event: &NodeEvent) {
         NodeEvent::Unreachable { target, reason } => {
             warn!(%node, seed = %Escaped(target), %reason, "seed out of reach; it is tried again");
         }
+    }
+}
+
+/// Logs that a view waits long for the rest of a batch, or shows a part of one.
+#[cfg(feature = "json")]
+pub(in crate::node) fn log_late_batch(node: &str, prefix: &str, batch: &LateBatch) {
+    let LateBatch { writer, waited, is_part_shown } = batch;
+    let (prefix, waited) = (Escaped(prefix), Span(*waited));
+    if *is_part_shown {
+        warn!(%node, %prefix, %writer, %waited, "the rest of a batch has not come; the part that is there is shown");
+    } else {
+        warn!(%node, %prefix, %writer, %waited, "the rest of a batch has not come yet; what was there before it stays");
     }
 }
 

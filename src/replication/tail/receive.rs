@@ -35,6 +35,8 @@ pub(crate) struct TailReceiver {
     open_flush: OpenFlush,
     contexts: RowContexts,
     larges: LargeRowReceiver,
+    /// Pieces of large rows received so far.
+    pub(crate) pieces: u64,
     /// Flush ends that wait for large rows: at most the oldest and the latest.
     ends_waiting: VecDeque<FlushEnd>,
     /// Wall clock time at which the link was established. Older writes are not counted as arrivals.
@@ -166,6 +168,7 @@ impl TailReceiver {
         piece: Piece<'_>,
         partial: &mut Option<PartialRow>,
     ) -> Result<TailOutcome, WireError> {
+        self.pieces += 1;
         let arrived = self.larges.handle_piece(&store.coverage, piece, &self.vector_of_larges, partial)?;
         let Some(arrived) = arrived else { return Ok(TailOutcome::default()) };
         self.vector_of_larges = arrived.vector;
@@ -280,6 +283,17 @@ impl TailReceiver {
         let is_elsewhere =
             self.larges.are_elsewhere(done.larges, prefix) || controls.has(Control::LargesElsewhere);
         is_elsewhere.then(|| done.claims.last().expect("a flush end has the sender's own claim").last())
+    }
+
+    /// The origins of the claims that wait only for large rows. One may be given several times.
+    #[cfg(any(feature = "json", feature = "node"))]
+    pub(crate) fn awaited_origins(
+        &self,
+        controls: Controls,
+        sender: TailPeer,
+    ) -> impl Iterator<Item = RunId> + '_ {
+        let claims = self.ends_waiting.iter().filter(|_| !self.has_refused).flat_map(|done| &done.claims);
+        claims.map(|claim| claim.origin).filter(move |origin| sender.may_claim(controls, *origin))
     }
 
     /// How many names of large rows are kept that have not arrived.

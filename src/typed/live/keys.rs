@@ -35,15 +35,22 @@ impl LiveKeys {
         }
     }
 
-    /// The same, after the rest of a batch that is arriving. `view` holds what is below the prefix.
-    pub(super) async fn whole_entries(&self, store: &impl Store, view: &mut WholeView) -> Vec<Entry> {
+    /// The same, of a prefix as a view of it shows them.
+    pub(super) fn whole_entries(&self, store: &impl Store, view: &WholeView) -> Vec<Entry> {
         match self {
-            Self::Prefix(_) => {
-                _ = view.look_whole(store).await;
-                view.entries().cloned().collect()
-            }
+            Self::Prefix(_) => view.entries().cloned().collect(),
             Self::Exact(_) => self.entries(store),
         }
+    }
+
+    /// Looks for what `view` is to show next, and takes it. `Some(false)`: the rest of a batch is awaited. `None`: the
+    /// node is closed.
+    pub(super) fn seek(&self, store: &impl Store, view: &mut WholeView) -> Option<bool> {
+        if matches!(self, Self::Exact(_)) {
+            return Some(true);
+        }
+        let look = view.seek(store)?;
+        Some(look.map(|look| view.take(look)).is_some())
     }
 
     /// The pieces of these entries; schemas among them are none.

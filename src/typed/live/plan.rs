@@ -72,17 +72,17 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         }
     }
 
-    /// Makes the value from one look at the store. `good` is the tree of the present value, if there is one. With `view`,
-    /// the look waits for the rest of a batch that is arriving: [`LiveKeys::whole_entries`].
+    /// Makes the value from one look at the store: that of `view`, or one that may show a part of a batch. `good` is
+    /// the tree of the present value, if there is one.
     pub(super) async fn make(
         &self,
         base: &LiveBase,
         good: Option<&PieceTree>,
-        view: Option<&mut WholeView>,
+        view: Option<&WholeView>,
     ) -> Result<Made<T>, Vec<Rejected>> {
         let layers = self.read_layers().await;
         let entries = match view {
-            Some(view) => self.keys.whole_entries(&self.store, view).await,
+            Some(view) => self.keys.whole_entries(&self.store, view),
             None => self.keys.entries(&self.store),
         };
         let made = self.pieces(base, layers, &entries).and_then(|pieces| self.value_of(pieces, good));

@@ -1,13 +1,14 @@
 //! The task of a live value: it waits for a change, and makes the value anew.
 //!
-//! Events of the watch say that something has changed. The value is made of one look at the store that comes after them,
-//! so that a watch that starts over, or that is slow, can never lead to an old or a mixed value. The task ends when the
-//! node is closed or the last handle is dropped, and however it ends, the handles learn of it.
+//! Events of the watch say that something has changed. The value is made of one look at the store that comes after
+//! them, so that a watch that starts over, or that is slow, can never lead to an old or a mixed value. While that look
+//! waits for the rest of a batch, everything else goes on. The task ends when the node is closed or the last handle is
+//! dropped, and however it ends, the handles learn of it.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use serde::de::DeserializeOwned;
@@ -17,12 +18,16 @@ use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
 use crate::typed::kept::Keeper;
 use crate::typed::whole::{WholeView, drain};
-use crate::typed::{EndGuard, Store, yield_once};
+use crate::typed::{EndGuard, Store, boxed, yield_once};
 
 /// What the task has to do next.
 enum LiveCue {
-    /// To make the value anew.
+    /// To look at the store and make the value anew.
     Changed,
+    /// To look again for the rest of a batch.
+    Again,
+    /// To make the value anew, whether the store has changed or not.
+    Reload,
     /// To make the value anew, of the store alone: the node has caught up.
     Joined,
     /// To say what became of the file for the next start.
@@ -39,9 +44,12 @@ pub(super) struct LiveTask<T, S: Store> {
     has_news: bool,
     /// What the store held at the last look.
     view: WholeView,
+    /// Until the next look, while the rest of a batch is awaited.
+    pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     shared: Arc<LiveShared<T>>,
-    /// What the value is made of until the node has caught up. `None`: it has, and the value is made of the store.
+    /// What the value is made of until the node has caught up and the view shows something. `None`: it is made of that.
     instead: Option<LiveBase>,
+    has_joined: bool,
     keeper: Keeper,
     /// The state, and what is not applied, beside what the keeper has to say.
     noted: (LiveState, Vec<Rejected>),
@@ -61,11 +69,14 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let has_joined = joined.is_some();
         let (mut rejected, mut view) = (Vec::new(), WholeView::new(plan.keys.name()));
         if has_joined {
-            match plan.make(&LiveBase::Store, None, Some(&mut view)).await {
+            while !plan.keys.seek(&plan.store, &mut view).ok_or(LiveError::Closed)? {
+                plan.store.sleep(view.pause().unwrap_or_default()).await;
+            }
+            match plan.make(&LiveBase::Store, None, Some(&view)).await {
                 Ok(made) => {
                     let kept = made.kept.clone();
                     let mut task = Self::new(plan, watch, view, made, LiveState::Current, None, rejected);
-                    task.keeper.keep(&task.plan.store, kept);
+                    task.keep(kept);
                     return Ok(task);
                 }
                 Err(errors) => rejected = errors,
@@ -116,8 +127,10 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let ended = shared.clone();
         let end = EndGuard::new(plan.store.clone(), plan.keys.name(), move || ended.end());
         let keeper = Keeper::new(plan.last_good.clone(), None);
-        let (has_news, noted) = (false, (state, rejected));
-        let task = Self { plan, watch, has_news, view, shared, instead, keeper, noted, end };
+        let (has_news, has_joined, noted) = (false, false, (state, rejected));
+        let pause = view.pause().map(|pause| boxed(plan.store.sleep(pause)));
+        let task =
+            Self { plan, watch, has_news, view, pause, shared, instead, has_joined, keeper, noted, end };
         task.tell();
         task
     }
@@ -130,17 +143,23 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     pub(super) async fn run(mut self) {
         let mut joined = pin!(self.plan.store.joined());
         loop {
-            match poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await {
+            let cue = poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await;
+            match cue {
                 LiveCue::End => break,
                 LiveCue::Kept => {
                     self.tell();
                     continue;
                 }
-                LiveCue::Joined => self.instead = None,
-                LiveCue::Changed if self.plan.debounce.is_zero() => {}
-                LiveCue::Changed => self.plan.store.sleep(self.plan.debounce).await,
+                LiveCue::Joined => self.has_joined = true,
+                LiveCue::Changed | LiveCue::Reload if !self.plan.debounce.is_zero() => {
+                    self.plan.store.sleep(self.plan.debounce).await;
+                }
+                LiveCue::Changed | LiveCue::Reload | LiveCue::Again => {}
             }
-            if self.make_anew().await.is_none() {
+            let Some(shows_more) = self.look().await else { break };
+            if !shows_more && !matches!(cue, LiveCue::Reload) {
+                self.tell();
+            } else if self.make_anew().await.is_none() {
                 break;
             }
             // Under a steady stream of writes nothing above need wait; other tasks of the runtime must run as well.
@@ -158,11 +177,16 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     ) -> Poll<LiveCue> {
         match self.shared.poll_request(cx) {
             Poll::Ready(LiveRequest::End) => return Poll::Ready(LiveCue::End),
-            Poll::Ready(LiveRequest::Reload) => return Poll::Ready(LiveCue::Changed),
+            Poll::Ready(LiveRequest::Reload) => return Poll::Ready(LiveCue::Reload),
             Poll::Pending => {}
         }
         if self.keeper.poll(&self.plan.store, cx).is_ready() {
             return Poll::Ready(LiveCue::Kept);
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+            return Poll::Ready(LiveCue::Again);
         }
         if std::mem::take(&mut self.has_news) {
             return Poll::Ready(LiveCue::Changed);
@@ -172,22 +196,37 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             Poll::Ready(None) => return Poll::Ready(LiveCue::End),
             Poll::Pending => {}
         }
-        if self.instead.is_none() {
+        if self.instead.is_none() || self.has_joined {
             return Poll::Pending;
         }
         joined.poll(cx).map(|has_joined| if has_joined { LiveCue::Joined } else { LiveCue::End })
     }
 
-    /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what was
-    /// read of it counts for nothing.
-    async fn make_anew(&mut self) -> Option<()> {
+    /// Looks at the store, unless a pause is running. Returns whether the value is to be made anew; not while the rest
+    /// of a batch is awaited. `None`: the node is closed.
+    async fn look(&mut self) -> Option<bool> {
         drain(&mut self.watch).await?;
+        if self.instead.is_some() && !self.has_joined {
+            return Some(true);
+        }
+        if self.pause.is_some() {
+            return Some(false);
+        }
+        let shows_more = self.plan.keys.seek(&self.plan.store, &mut self.view)?;
+        self.pause = self.view.pause().map(|pause| boxed(self.plan.store.sleep(pause)));
+        self.instead.take_if(|_| shows_more);
+        Some(shows_more)
+    }
+
+    /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what
+    /// was read of it counts for nothing.
+    async fn make_anew(&mut self) -> Option<()> {
         let good = self.shared.tree();
         let made = match &self.instead {
             Some(base) => self.plan.make(base, Some(&good), None).await,
-            None => self.plan.make(&LiveBase::Store, Some(&good), Some(&mut self.view)).await,
+            None => self.plan.make(&LiveBase::Store, Some(&good), Some(&self.view)).await,
         };
-        self.has_news = drain(&mut self.watch).await?;
+        self.has_news |= drain(&mut self.watch).await?;
         let state = match (&self.instead, &made) {
             (Some(_), _) => LiveState::Stale,
             (None, Ok(_)) => LiveState::Current,
@@ -197,7 +236,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             Ok(Made { value, tree, kept }) => {
                 self.shared.publish(value, tree);
                 if state == LiveState::Current {
-                    self.keeper.keep(&self.plan.store, kept);
+                    self.keep(kept);
                 }
                 self.noted = (state, Vec::new());
             }
@@ -207,9 +246,19 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         Some(())
     }
 
+    /// Keeps a good value for the next start, but not one that may be made of a part of a batch.
+    fn keep(&mut self, kept: Vec<u8>) {
+        if !self.view.is_late() {
+            self.keeper.keep(&self.plan.store, kept);
+        }
+    }
+
     /// Tells the handles the state and what is not applied, and the node if the latter has changed.
     fn tell(&self) {
-        let (state, mut rejected) = self.noted.clone();
+        let (mut state, mut rejected) = self.noted.clone();
+        if self.view.is_late() {
+            state = LiveState::Stale;
+        }
         rejected.extend(self.keeper.fault().cloned());
         if let Some(before) = self.shared.note_state(state, &rejected) {
             self.plan.store.note_rejected(self.plan.keys.name(), &before, &rejected);

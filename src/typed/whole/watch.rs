@@ -4,6 +4,8 @@
 //! store ([`WholeView`]). It needs no queue: what has changed since the last look is read when the reader asks for it.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
@@ -16,9 +18,16 @@ use crate::typed::{self, Store, boxed};
 /// A watch of all keys below a prefix that gives what each batch has changed at once; [`Store::watch_whole`] makes one.
 ///
 /// The first item is what is there. Each later one holds everything that has changed since the one before, as it was at
-/// one instant: a batch, or several of them, but never a part of one. While a batch of another node is arriving the
-/// watch waits for the rest, at most 2 s. If the rest does not come in that time, as of a writer that was cut off, it
-/// gives the part, and [`WholeLook::is_whole`] is `false`. It does not wait for that rest again.
+/// one instant: a batch, or several of them, but never a part of one.
+///
+/// While a batch of another node is arriving the watch waits for the rest, for as long as it can be expected: the
+/// writer is believed alive and sends, or a repair brings it. After 2 s [`is_late`](Self::is_late) says so. Only if
+/// nothing that brings the rest is known for 2 s, as of a writer that has died, or nothing of a writer that is believed
+/// alive comes for 60 s, the watch gives the part, and [`WholeLook::is_whole`] is `false`. It does not wait for that
+/// writer again before something more of it has come.
+///
+/// The first item, which has nothing before it that could be shown meanwhile, is given after 2 s as it is then, with
+/// `is_whole` as `false`; a further item follows as soon as there is a whole one, or the wait is given up.
 ///
 /// It never has to start over: it knows what it has given, so it names each key that is gone since. It ends when the
 /// node is closed, and does not keep its node alive.
@@ -41,6 +50,7 @@ pub struct WholeWatch<#[cfg(feature = "node")] S: Store = crate::Node, #[cfg(not
 {
     /// The search for the next item. `None`: the node is closed.
     search: Option<Search<S>>,
+    is_late: Arc<AtomicBool>,
 }
 
 type Search<S> = Pin<Box<dyn Future<Output = Option<(WholeFollower<S>, WholeLook)>> + Send>>;
@@ -52,19 +62,29 @@ struct WholeFollower<S: Store> {
     view: WholeView,
     /// It has given an item.
     has_begun: bool,
+    /// What it has given last is a part, and it searches for the rest.
+    owes_rest: bool,
+    is_late: Arc<AtomicBool>,
 }
 
 impl<S: Store> WholeFollower<S> {
     /// Looks for the next item. `None`: the node is closed.
     async fn search(mut self) -> Option<(Self, WholeLook)> {
         loop {
-            if self.has_begun {
-                typed::next(&mut self.watch).await?;
+            match self.view.pause() {
+                Some(pause) => self.store.sleep(pause).await,
+                None if self.has_begun => _ = typed::next(&mut self.watch).await?,
+                None => {}
             }
             drain(&mut self.watch).await?;
-            let look = self.view.await_whole(&self.store).await?;
+            let look = self.view.seek(&self.store)?;
+            self.is_late.store(self.view.is_late(), Ordering::Relaxed);
+            let Some(look) = look else { continue };
             let news = self.view.take_news(look);
-            if !self.has_begun || !news.entries.is_empty() || !news.gone.is_empty() {
+            // That the part was all there is is news as well.
+            let has_rest = self.owes_rest && news.is_whole;
+            self.owes_rest = self.view.pause().is_some();
+            if !self.has_begun || has_rest || !news.entries.is_empty() || !news.gone.is_empty() {
                 self.has_begun = true;
                 return Some((self, news));
             }
@@ -75,8 +95,16 @@ impl<S: Store> WholeFollower<S> {
 impl<S: Store> WholeWatch<S> {
     pub(in crate::typed) fn new(store: S, prefix: &str) -> Self {
         let watch = store.watch_with(prefix, WatchOptions::new().without_current());
-        let follower = WholeFollower { store, watch, view: WholeView::new(prefix), has_begun: false };
-        Self { search: Some(boxed(follower.search())) }
+        let (view, is_late) = (WholeView::new(prefix), Arc::new(AtomicBool::default()));
+        let (has_begun, owes_rest) = (false, false);
+        let follower = WholeFollower { store, watch, view, has_begun, owes_rest, is_late: is_late.clone() };
+        Self { search: Some(boxed(follower.search())), is_late }
+    }
+
+    /// Whether a batch of another node has been arriving for more than 2 s, so that what was given is older than what
+    /// the node holds. It is known once [`next`](Self::next) waits.
+    pub fn is_late(&self) -> bool {
+        self.is_late.load(Ordering::Relaxed)
     }
 
     /// Waits for the next item. `None` once the node is closed. A `next` that is dropped while it waits loses nothing.
