@@ -12,7 +12,7 @@ use super::{LocalStore, PeerCoverage, PeerRow, Refusal, entry, key};
 use crate::config::VectorSettings;
 use crate::controls::Control;
 use crate::id::LogId;
-use crate::store::coverage::{ClaimBounds, Clocks};
+use crate::store::coverage::{ClaimBounds, Clocks, Coverage};
 use crate::store::digest::{HashRange, Place};
 use crate::store::entry::{DOTS_MAX, Dot, DotSet, Removal};
 use crate::store::slab::ChangeOrigin;
