@@ -24,7 +24,7 @@ use crate::store::entry::Entry;
 use crate::store::watch::WatchOptions;
 use crate::typed::kept::{self, Keeper};
 use crate::typed::schema::is_schema;
-use crate::typed::whole::{WholeView, drain};
+use crate::typed::whole::{NextLook, WholeView, drain};
 use crate::typed::{EndGuard, LastGood, LiveState, Store, boxed, writer, yield_once};
 
 /// How flags are to start; [`Flags::builder`] makes it.
@@ -236,9 +236,9 @@ impl<S: Store> FlagsTask<S> {
             self.replace();
             return Some(());
         }
-        let look = self.view.seek(&self.store)?;
+        let next = self.view.seek(&self.store)?;
         self.pause = self.view.pause().map(|pause| boxed(self.store.sleep(pause)));
-        let Some(look) = look else {
+        let NextLook::Show(look) = next else {
             if self.view.is_late() && self.shared.state() != LiveState::Stale {
                 self.publish();
             }

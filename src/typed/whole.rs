@@ -68,6 +68,14 @@ pub struct LateBatch {
     pub is_part_shown: bool,
 }
 
+/// What [`WholeView::seek`] has found.
+pub(crate) enum NextLook {
+    /// To be shown next: [`WholeView::take`] takes it.
+    Show(WholeLook),
+    /// The rest of a batch is awaited.
+    Wait,
+}
+
 /// The entries below a prefix, as they were at the last look.
 #[derive(Debug)]
 pub(crate) struct WholeView {
@@ -125,18 +133,17 @@ impl WholeView {
         self.wait.as_ref().is_some_and(BatchWait::is_late)
     }
 
-    /// Looks for what to show next, which [`WholeView::take`] takes. `Some(None)`: the rest of a batch is awaited.
-    /// `None`: the node is closed.
+    /// Looks for what to show next. `None`: the node is closed.
     ///
     /// A view that has nothing older to show gives a part once its wait is late, and goes on waiting.
-    pub(crate) fn seek(&mut self, store: &impl Store) -> Option<Option<WholeLook>> {
+    pub(crate) fn seek(&mut self, store: &impl Store) -> Option<NextLook> {
         let mut look = self.read(store)?;
         look.missing.retain(|missing| !self.is_stuck(missing));
         look.is_whole = look.missing.is_empty();
         let Some(first) = look.missing.first() else {
             self.wait = None;
             self.has_begun = true;
-            return Some(Some(look));
+            return Some(NextLook::Show(look));
         };
         let mut wait = self.wait.take().unwrap_or_else(BatchWait::new);
         let is_in_vain = wait.note(&look.missing);
@@ -152,7 +159,7 @@ impl WholeView {
             self.wait = Some(wait);
         }
         self.has_begun |= is_part_shown;
-        Some(is_part_shown.then_some(look))
+        Some(if is_part_shown { NextLook::Show(look) } else { NextLook::Wait })
     }
 
     fn is_stuck(&self, missing: &MissingOrigin) -> bool {

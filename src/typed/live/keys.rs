@@ -7,7 +7,7 @@ use crate::error::{Author, LiveSource, Rejected};
 use crate::id::RunId;
 use crate::store::entry::Entry;
 use crate::typed::schema::is_schema;
-use crate::typed::whole::WholeView;
+use crate::typed::whole::{NextLook, WholeView};
 use crate::typed::{Store, writer};
 
 /// What keys a live value has.
@@ -49,8 +49,12 @@ impl LiveKeys {
         if matches!(self, Self::Exact(_)) {
             return Some(true);
         }
-        let look = view.seek(store)?;
-        Some(look.map(|look| view.take(look)).is_some())
+        let next = view.seek(store)?;
+        let shows_more = matches!(next, NextLook::Show(_));
+        if let NextLook::Show(look) = next {
+            _ = view.take(look);
+        }
+        Some(shows_more)
     }
 
     /// The pieces of these entries; schemas among them are none.

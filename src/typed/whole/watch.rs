@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 
-use super::{WholeView, drain};
+use super::{NextLook, WholeView, drain};
 use crate::store::WholeLook;
 use crate::store::watch::WatchOptions;
 use crate::typed::{self, Store, boxed};
@@ -77,9 +77,9 @@ impl<S: Store> WholeFollower<S> {
                 None => {}
             }
             drain(&mut self.watch).await?;
-            let look = self.view.seek(&self.store)?;
+            let next = self.view.seek(&self.store)?;
             self.is_late.store(self.view.is_late(), Ordering::Relaxed);
-            let Some(look) = look else { continue };
+            let NextLook::Show(look) = next else { continue };
             let news = self.view.take_news(look);
             // That the part was all there is is news as well.
             let has_rest = self.owes_rest && news.is_whole;
@@ -126,6 +126,9 @@ impl<S: Store> Stream for WholeWatch<S> {
 
 impl<S: Store> std::fmt::Debug for WholeWatch<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WholeWatch").field("is_over", &self.search.is_none()).finish()
+        f.debug_struct("WholeWatch")
+            .field("is_over", &self.search.is_none())
+            .field("is_late", &self.is_late)
+            .finish()
     }
 }
