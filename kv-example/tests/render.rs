@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use common::{Running, ask, folder, program, serve};
 use tidings_proptest::processes::{eventually, signal};
+use tidings_proptest::relay::{Faults, Relay};
 
 /// A rendering that ends with the test.
 struct Rendering(Child);
@@ -100,28 +101,44 @@ fn put_numbered(node: &Running, number: usize) {
     assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
 }
 
+/// Bytes per second between two nodes, of which a batch takes several seconds.
+const SLOW: f64 = 1_500_000.0;
+
+/// Two nodes with a slow network between them: all that leads to the second one is slow.
+fn serve_apart() -> (Running, Running, Relay) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let relay = runtime.block_on(Relay::start(Faults { rate: Some(SLOW), ..Faults::default() }));
+    let addr = relay.addr().to_string();
+    let b = serve("b", &[], &["--advertise", &addr]);
+    relay.lead_to(b.addr.parse().unwrap());
+    let a = serve("a", &[&addr], &[]);
+    (a, b, relay)
+}
+
 #[test]
 fn no_state_in_force_has_a_part_of_a_batch() {
-    let a = serve("a", &[], &[]);
-    let b = serve("b", &[&a.addr], &[]);
-    eventually("b is ready", || ask("GET", &format!("{}/readyz", b.http), &[], b"").status == 200);
+    let (a, b, _relay) = serve_apart();
+    eventually("a is ready", || ask("GET", &format!("{}/readyz", a.http), &[], b"").status == 200);
     put_numbered(&a, 1);
     eventually("b has it", || b.run(&["digest", &a.http]).status.success());
     let folder = folder("render-batches");
-    let (out, ran) = (folder.join("out"), folder.join("ran"));
+    let (out, ran, said) = (folder.join("out"), folder.join("ran"), folder.join("said"));
     // One line for each state in force, with the numbers in it.
     let script =
         "echo $(for file in \"$TIDINGS_OUT\"/..data/*; do head -c 6 \"$file\"; echo; done | sort -u)";
     let script = format!("{script} >> {}", ran.display());
-    let _rendering = begin(&b.http, &["--", "sh", "-c", &script], &out);
+    let mut rendering = command(&b.http, &["--", "sh", "-c", &script], &out);
+    let _rendering = Rendering(rendering.stderr(fs::File::create(said).unwrap()).spawn().unwrap());
     eventually("the first is rendered", || read(&folder, "ran") == "000001\n");
-    for number in 2..=8 {
+    for number in 2..=3 {
         put_numbered(&a, number);
         let last = format!("{number:06}\n");
         eventually("it is rendered", || read(&folder, "ran").ends_with(&last));
     }
     let ran = read(&folder, "ran");
     assert!(ran.lines().all(|line| line.split(' ').count() == 1), "a state mixes two batches:\n{ran}");
+    let said = read(&folder, "said");
+    assert!(said.contains("the rest of a batch of another node has not come yet"), "{said}");
 }
 
 #[test]

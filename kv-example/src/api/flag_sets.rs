@@ -292,8 +292,8 @@ impl App {
     }
 }
 
-/// Whether this node knows nothing of a set yet: it has not caught up with a peer, and its own data has no flag of it.
-/// A client that is told so keeps what it has.
+/// Whether this node knows nothing of a set yet: it has not caught up with a peer or with a batch that is arriving, and
+/// what it has shows no flag of the set. A client that is told so keeps what it has.
 pub(super) fn is_unknown(app: &App, state: &SetState) -> bool {
     *state.file == *NO_FLAGS && app.flags.state() == LiveState::Stale
 }

@@ -200,6 +200,11 @@ impl<'a> Rendering<'a> {
 
     fn take(&mut self, told: &crate::client::Told) {
         self.lost.clear();
+        if told.name == "waiting" {
+            eprintln!(
+                "tidings: what is rendered stays: the rest of a batch of another node has not come yet"
+            );
+        }
         if self.keys.apply(told) {
             let now = Instant::now();
             let since = self.due.map_or(now, |(_, since)| since);

@@ -2,23 +2,29 @@
 //!
 //! The first item is everything below the prefix, the event `state`. Each later one, `change`, has everything that has
 //! changed since the one before, as it was at one instant. An item whose values are large comes as several events, all
-//! but the last of which say `more`: the reader applies them together.
+//! but the last of which say `more`: the reader applies them together. `waiting` says that the next item waits long for
+//! the rest of a batch, once per item; a reader that does not know it may ignore it.
 //!
 //! Such a stream cannot be resumed, and its events have no ids: a further one begins with `state` again.
 
 use std::convert::Infallible;
 use std::iter;
 use std::sync::Arc;
+use std::time::Duration;
 use std::vec::IntoIter;
 
 use axum::response::sse::Event;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::{Value, json};
 use tidings::live::WholeLook;
+use tokio::time::timeout;
 
 use super::What;
 use crate::api::kv::PAGE_BYTES_TARGET;
 use crate::api::{ApiError, App, view};
+
+/// How often a stream that has nothing to tell looks whether its watch waits for the rest of a batch.
+const LATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The bytes of JSON around a value, about.
 const ENTRY_BYTES: usize = 400;
@@ -33,13 +39,21 @@ pub(super) fn events(
     };
     let permits = (app.watcher()?, app.whole_watcher()?);
     let watch = app.node.watch_whole(prefix);
-    let items = stream::unfold((watch, "state"), async |(mut watch, name)| {
-        let look = watch.next().await?;
-        Some(((name, look), (watch, "change")))
+    let items = stream::unfold((watch, "state", false), async |(mut watch, name, is_told)| {
+        loop {
+            match timeout(LATE_INTERVAL, watch.next()).await {
+                Ok(look) => return Some((Some((name, look?)), (watch, "change", false))),
+                Err(_) if watch.is_late() && !is_told => return Some((None, (watch, name, true))),
+                Err(_) => {}
+            }
+        }
     });
-    let events = items.flat_map(move |(name, look)| {
+    let events = items.flat_map(move |item| {
         _ = &permits;
-        stream::iter(parts(app.clone(), name, look).map(Ok))
+        let Some((name, look)) = item else {
+            return stream::iter(vec![Ok(Event::default().event("waiting").data("{}"))]).boxed();
+        };
+        stream::iter(parts(app.clone(), name, look).map(Ok)).boxed()
     });
     Ok(events.boxed())
 }

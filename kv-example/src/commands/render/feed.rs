@@ -280,6 +280,7 @@ mod tests {
         assert_eq!(names(&keys), ["a", "b"], "the rest is to come");
         assert!(keys.apply(&part("change", &[], &["a"], false)));
         assert_eq!(names(&keys), ["b", "c"]);
+        assert!(!keys.apply(&event_of("waiting", json!({}))), "that is no change");
         assert!(keys.apply(&part("change", &["d"], &["b"], false)));
         assert_eq!(names(&keys), ["c", "d"]);
         // A connection that broke within a batch, and one that tells everything anew.
