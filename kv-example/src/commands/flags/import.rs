@@ -156,11 +156,11 @@ impl Import {
             note => note.to_owned(),
         };
         let why = Why { note, ..self.why.clone() };
-        let set = quoted(&self.place.set);
+        let place = quoted(&self.place.set);
         let path = if self.dry_run {
-            format!("/v1/flag-checks/{set}")
+            format!("/v1/flag-checks/{place}")
         } else {
-            format!("/v1/flag-sets/{set}{}", why.query())
+            format!("/v1/flag-sets/{place}{}", why.query())
         };
         let client = self.place.ready_client()?;
         let (mut step, mut bytes, mut steps) = (Vec::new(), 0, 0);
