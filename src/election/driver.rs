@@ -165,11 +165,11 @@ mod tests {
                 ElectionEffect::Send(_, ElectionMessage::Request(call), _) => Some(call),
                 _ => None,
             });
-            let ballots = calls.filter_map(|call| match call.request {
+            let mut ballots = calls.filter_map(|call| match call.request {
                 Request::Prepare { ballot } => Some((at(seconds), ballot, call.request_id)),
                 _ => None,
             });
-            if let Some(found) = ballots.last() {
+            if let Some(found) = ballots.next_back() {
                 return found;
             }
         }
