@@ -147,7 +147,7 @@ async fn snapshot(State(app): AppState, Ask(ask): Ask<SnapshotName>) -> Result<J
     };
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     // Parts of snapshots have the names of temporary files.
-    let is_reserved = ask.name.starts_with('.') || ask.name.ends_with(".tmp");
+    let is_reserved = ask.name.starts_with('.') || ask.name.strip_suffix(".tmp").is_some();
     if ask.name.is_empty() || is_reserved || !ask.name.chars().all(is_plain) {
         let error = "a snapshot's name is of letters, digits, '-', '_' and '.', does not begin with '.' and does not \
                      end with '.tmp'";

@@ -17,8 +17,8 @@ pub(crate) struct Voters {
     #[arg(long, value_name = "NAME,...")]
     set: Option<String>,
     /// Do not ask the present voters. Only when a majority of them is lost for ever, or when there never were any: two
-    /// leaders are possible otherwise. The voters of the new list grant no lease for lease_time_max × 10/9 after they
-    /// have learned of it (11 s, unless that setting was changed), and a lease that is held may end
+    /// leaders are possible otherwise. The voters of the new list grant no lease for 10/9 of the setting lease-time-max
+    /// after they have learned of it (11 s, unless it was changed), and a lease that is held may end
     #[arg(long, requires = "set")]
     force: bool,
     #[command(flatten)]
