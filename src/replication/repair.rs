@@ -515,14 +515,22 @@ mod tests {
 
     const NOW: Time = Time { mono: Duration::ZERO, wall: Duration::from_secs(1) };
 
-    /// Runs a session to its end and returns whether each side claimed.
-    fn run(stores: &mut [LocalStore; 2]) -> [bool; 2] {
+    /// A session that has ended.
+    struct Ended {
+        /// Whether each side claimed.
+        claimed: [bool; 2],
+        /// The bytes that each side sent.
+        bytes: [usize; 2],
+    }
+
+    /// Runs a session to its end.
+    fn run(stores: &mut [LocalStore; 2]) -> Ended {
         let mut sessions = [
             RepairSession::new(&stores[0], NOW, 1, SessionId::default(), ChangeOrigin::Learned),
             RepairSession::new(&stores[1], NOW, 2, SessionId::default(), ChangeOrigin::Learned),
         ];
         sessions[0].lead();
-        let (mut claimed, mut is_moving) = ([false; 2], true);
+        let (mut claimed, mut bytes_sent, mut is_moving) = ([false; 2], [0; 2], true);
         while std::mem::take(&mut is_moving) {
             for from in 0..2 {
                 claimed[from] |= sessions[from].claim_start_vector(&mut stores[from]);
@@ -530,6 +538,7 @@ mod tests {
                     sessions[from].next_frame(&mut stores[from], NOW, &OldParts::default())
                 {
                     is_moving = true;
+                    bytes_sent[from] += bytes.len();
                     let mut assembler = Assembler::default();
                     assembler.feed(&bytes);
                     let (kind, mut reader) = Reader::new(assembler.next().unwrap().unwrap()).unwrap();
@@ -545,17 +554,69 @@ mod tests {
             }
         }
         assert!(sessions.iter().all(RepairSession::is_finished));
-        claimed
+        Ended { claimed, bytes: bytes_sent }
+    }
+
+    fn key(i: u64) -> Vec<u8> {
+        let mut key = Vec::new();
+        crate::store::key::register_key(&format!("k{i}"), &mut key);
+        key
+    }
+
+    /// Two stores with the same 1,000 values. The second one has leftovers, each of its own origin.
+    fn nearly_equal(leftovers: u64) -> [LocalStore; 2] {
+        let (old, new) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
+        let store =
+            |run, hash_key| LocalStore::new(&Config::lan(), RunId::new(run), hash_key, Controls::default());
+        let (mut hearer, mut teller) = (store(2, new), store(1, old));
+        for i in 0..1_000 {
+            hearer.put(NOW, &key(1_000_000 + i), b"v", Lifetime::default());
+            let dot_set = hearer.dot_set_or_empty(&key(1_000_000 + i));
+            let row = PeerRow { dot_set, vector: Vector::default(), context: None };
+            teller.merge_rows(NOW, &[row], ChangeOrigin::Learned, |_| ());
+        }
+        teller.coverage.claim_all(hearer.coverage.vector());
+        for i in 0..leftovers {
+            let context = Clocks::from_iter([(RunId::new(100 + i), 5)]);
+            teller.coverage.cover_key(&key(i), old.place(&key(i)), &context);
+        }
+        teller.rekey(new);
+        [hearer, teller]
+    }
+
+    /// Bytes of a leftover with one interval and one clock, and of its number, at most.
+    const LEFTOVER_BYTES: u64 = 48;
+    const NUMBER_BYTES: u64 = 3;
+
+    #[test]
+    fn leftovers_of_nearly_equal_stores_are_sent_once() {
+        for leftovers in [300, 1_000, 4_000] {
+            let mut stores = nearly_equal(leftovers);
+            // From the second session on both have them.
+            for round in 0..3 {
+                for (store, i) in stores.iter_mut().zip(0..) {
+                    store.put(NOW, &key(2_000_000 + 2 * round + i), b"v", Lifetime::default());
+                }
+                let ended = run(&mut stores);
+                assert_eq!(ended.claimed, [true; 2], "{leftovers} leftovers");
+                // Both differences lie below at most two children of the root: so many lists name leftovers.
+                let most = leftovers * (LEFTOVER_BYTES + 12 * NUMBER_BYTES) + 4_096;
+                assert!(ended.bytes.iter().all(|bytes| *bytes as u64 <= most), "{:?} > {most}", ended.bytes);
+                for store in &stores {
+                    let kept = store.coverage.extra_regions();
+                    let others: Vec<_> =
+                        kept.iter().filter(|it| it.regions.contains_key(&store.hash_key)).collect();
+                    assert!(others.is_empty() && kept.len() as u64 == leftovers, "{} {others:?}", kept.len());
+                    let covered = |i| Stamp { clock: 5, origin: RunId::new(100 + i) };
+                    assert!((0..leftovers).all(|i| store.covers(&key(i), covered(i))));
+                }
+            }
+        }
     }
 
     #[test]
     fn session_with_too_many_leftovers_to_tell_claims_nothing() {
         let (old, new) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
-        let key = |i: u64| {
-            let mut key = Vec::new();
-            crate::store::key::register_key(&format!("k{i}"), &mut key);
-            key
-        };
         for (leftovers, others) in
             [(10, 0), (10, 100), (LEFTOVERS_MAX as u64 + 10, 0), (LEFTOVERS_MAX as u64 + 10, 100)]
         {
@@ -579,7 +640,7 @@ mod tests {
             teller.put(NOW, &key(0), b"v", Lifetime::default());
             let is_told = leftovers <= LEFTOVERS_MAX as u64;
             let mut stores = [hearer, teller];
-            let claimed = run(&mut stores);
+            let claimed = run(&mut stores).claimed;
             let [hearer, _] = stores;
             assert_eq!(claimed, [is_told, true], "{leftovers} leftovers");
             assert_eq!(hearer.dot_set(&key(leftovers)).is_none(), is_told);

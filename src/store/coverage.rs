@@ -25,8 +25,6 @@
 //!   wrong. They count here and on the disk, but peers would refuse them as a violation, so peers are not told of them
 //!   until their time has come. See [`Coverage::withhold_future`].
 
-use std::collections::BTreeMap;
-
 use crdts::CvRDT;
 
 use crate::id::RunId;
@@ -35,14 +33,16 @@ use crate::time::Stamp;
 
 mod bounds;
 mod clocks;
+mod map;
 mod regions;
 mod sum;
 mod vector;
 
 pub(crate) use bounds::ClaimBounds;
 pub(crate) use clocks::{BUCKETS, BucketMask, Clocks};
+use map::{CoverageMap, regions_of};
 pub(crate) use regions::{HashIntervals, LEFTOVER_ITEMS_MAX, LEFTOVERS_MAX, PeerRegions, RegionCoverage};
-use regions::{LEFTOVER_ITEMS_KEPT_MAX, Leftovers};
+use regions::{LEFTOVER_ITEMS_KEPT_MAX, Leftover, Leftovers};
 pub(crate) use sum::ClocksSum;
 use vector::OwnVector;
 pub(crate) use vector::{BeyondOwn, NamedOld, SharedOld, Vector, VectorNews};
@@ -53,87 +53,6 @@ pub(crate) const ORIGINS_MAX: usize = 1 << 22;
 
 /// Clocks that a sweep may look at for each change since the last one.
 const CLOCKS_PER_CHANGE: usize = 32;
-
-/// An interval of hash space, both ends included, and what is covered there. [`CoverageMap`] has its first position.
-#[derive(Clone, Debug)]
-struct CoverageSpan {
-    last: u64,
-    clocks: Clocks,
-}
-
-/// Contexts by position in hash space. Spans do not overlap.
-#[derive(Clone, Debug, Default)]
-struct CoverageMap {
-    spans: BTreeMap<u64, CoverageSpan>,
-}
-
-impl CoverageMap {
-    fn at(&self, position: u64) -> Option<&Clocks> {
-        let (_, span) = self.spans.range(..=position).next_back()?;
-        (position <= span.last).then_some(&span.clocks)
-    }
-
-    /// Adds `context` to everything from `first` to `last`.
-    fn add(&mut self, first: u64, last: u64, context: &Clocks) {
-        self.split(first);
-        if let Some(next) = last.checked_add(1) {
-            self.split(next);
-        }
-        let mut at = first;
-        let inside: Vec<u64> = self.spans.range(first..=last).map(|(start, _)| *start).collect();
-        for start in inside {
-            if at < start {
-                self.insert(at, start - 1, context.clone());
-            }
-            let span = self.spans.get_mut(&start).expect("just listed");
-            span.clocks.merge(context.clone());
-            match span.last.checked_add(1) {
-                Some(next) => at = next,
-                None => return,
-            }
-        }
-        if at <= last {
-            self.insert(at, last, context.clone());
-        }
-    }
-
-    /// The same for a single position, where nearly always nothing is yet.
-    fn add_point(&mut self, at: u64, context: &Clocks) {
-        match self.spans.range(..=at).next_back() {
-            Some((_, span)) if at <= span.last => self.add(at, at, context),
-            _ => _ = self.spans.insert(at, CoverageSpan { last: at, clocks: context.clone() }),
-        }
-    }
-
-    /// Cuts a span that begins before `position` and reaches it.
-    fn split(&mut self, position: u64) {
-        let Some((_, span)) = self.spans.range_mut(..position).next_back() else { return };
-        if span.last < position {
-            return;
-        }
-        let rest = CoverageSpan { last: span.last, clocks: span.clocks.clone() };
-        span.last = position - 1;
-        self.spans.insert(position, rest);
-    }
-
-    /// Inserts a span where there is none. If the span that ends just before it has the same context, that one grows.
-    fn insert(&mut self, first: u64, last: u64, context: Clocks) {
-        if let Some((_, before)) = self.spans.range_mut(..first).next_back()
-            && before.last.checked_add(1) == Some(first)
-            && before.clocks == context
-        {
-            before.last = last;
-            return;
-        }
-        self.spans.insert(first, CoverageSpan { last, clocks: context });
-    }
-}
-
-fn regions_of(extra: &CoverageMap, hash_key: HashKey) -> impl Iterator<Item = RegionCoverage> {
-    extra.spans.iter().map(move |(first, span)| {
-        RegionCoverage::new(hash_key, HashIntervals::between(*first, span.last), span.clocks.clone())
-    })
-}
 
 /// A cached result: what of the peer's vector that was asked about last lies beyond this replica's. The ranges and rows
 /// of a session come one after the other with the same vector of the peer, and that vector may have an entry for every
@@ -266,7 +185,7 @@ impl Coverage {
             self.beyond_vector = None;
         }
         let contexts = self.extra.spans.values().map(|span| &span.clocks);
-        let mut contexts = contexts.chain(self.leftovers.iter().map(|region| &region.clocks));
+        let mut contexts = contexts.chain(self.leftovers.iter().map(Leftover::clocks));
         let is_ahead = |context: &Clocks| context.iter().any(|(_, clock)| clock > taken_max);
         let withholds = !self.withheld.is_empty() || contexts.any(is_ahead);
         self.sendable_max = withholds.then_some(taken_max);
@@ -361,13 +280,14 @@ impl Coverage {
         self.vector().covers(stamp)
             || self.withheld.covers(stamp)
             || self.extra.at(place.line_position()).is_some_and(|context| context.covers(stamp))
-            || self.leftovers.iter().any(|region| region.covers(key, stamp))
+            || self.leftovers.iter().any(|leftover| leftover.covers(key, place.line_position(), stamp))
     }
 
     /// What is covered at this key beyond the vector. Usually nothing.
     pub(crate) fn context(&self, key: &[u8], place: Place) -> Option<Clocks> {
-        let here = self.leftovers.iter().filter(|region| region.is_for(key));
-        let mut contexts = self.extra.at(place.line_position()).into_iter().chain(here.map(|it| &it.clocks));
+        let (at, mut earlier) = (place.line_position(), None);
+        let here = self.leftovers.iter().filter(|leftover| leftover.is_for(key, at, &mut earlier));
+        let mut contexts = self.extra.at(at).into_iter().chain(here.map(Leftover::clocks));
         let mut all = contexts.next()?.clone();
         for context in contexts {
             all.merge(context.clone());
@@ -420,10 +340,14 @@ impl Coverage {
         }
     }
 
-    /// Whether what a peer sent can be recorded within the limits for leftovers.
+    /// Whether what a peer sent can be recorded within the limits for leftovers. Of one that is here already for other
+    /// places, the hash keys do not count again.
     pub(crate) fn has_room(&self, regions: &[RegionCoverage]) -> bool {
-        let is_leftover = |it: &&RegionCoverage| it.intervals_under(self.hash_key).is_none();
-        let mut new = regions.iter().filter(is_leftover).peekable();
+        let leftovers = regions.iter().map(|region| self.leftover(region)).filter(|it| !it.is_by_place());
+        let mut new = leftovers
+            .filter_map(|it| it.beyond(self.own.vector()))
+            .filter(|it| !self.leftovers.has_all_of(it))
+            .peekable();
         // Without new leftovers there is room even if a change of the hash key left more than the limit here: the
         // vector catches up with those only if repairs can go on.
         if new.peek().is_none() {
@@ -431,63 +355,81 @@ impl Coverage {
         }
         let (mut hash_keys, mut items) = (self.leftovers.hash_keys(), self.leftovers.items());
         for new in new {
-            hash_keys += new.hash_keys();
+            hash_keys += if self.leftovers.has_elsewhere(&new) { 0 } else { new.hash_keys() };
             items += new.items();
         }
         hash_keys <= LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_KEPT_MAX
     }
 
-    /// Records a context that a peer sent with a range that is merged, for the keys of this range.
-    pub(crate) fn cover_region(&mut self, range: HashRange, region: &RegionCoverage) {
-        self.note_extra_change();
-        let region = region.clone().narrowed_to(self.hash_key, range.first(), range.last());
-        if let Some(region) = region
-            && let Some(here) = self.leftovers.add(region, self.hash_key)
-        {
-            self.cover_intervals(&here);
+    fn leftover(&self, region: &RegionCoverage) -> Leftover {
+        Leftover::new(region.clone(), self.hash_key)
+    }
+
+    /// Records a context that a peer sent with ranges that are merged, for the keys at these places.
+    pub(crate) fn cover_region(&mut self, places: &HashIntervals, region: &RegionCoverage) {
+        let narrowed = self.leftover(region).narrowed_to(places);
+        if let Some(narrowed) = narrowed.and_then(|it| it.beyond(self.own.vector())) {
+            let changes = self.leftovers.changes();
+            let here = self.leftovers.add(narrowed);
+            if let Some(here) = &here {
+                self.cover_places(here);
+            }
+            if here.is_some() || self.leftovers.changes() != changes {
+                self.note_extra_change();
+            }
         }
     }
 
     /// The same without joining leftovers that have the same clocks: the fault of `Control::LeftoversNarrowed`.
-    pub(crate) fn cover_region_narrowed(&mut self, range: HashRange, region: &RegionCoverage) {
-        let narrowed = region.clone().narrowed_to(self.hash_key, range.first(), range.last());
-        match narrowed {
-            Some(leftover) if leftover.intervals_under(self.hash_key).is_none() => {
-                self.leftovers.push(leftover);
-                self.note_extra_change();
+    pub(crate) fn cover_region_narrowed(&mut self, places: &HashIntervals, region: &RegionCoverage) {
+        for (first, last) in places.iter() {
+            let here = HashIntervals::between(first, last);
+            match self.leftover(region).narrowed_to(&here) {
+                Some(narrowed) if !narrowed.is_by_place() => {
+                    self.leftovers.push(narrowed);
+                    self.note_extra_change();
+                }
+                _ => self.cover_region(&here, region),
             }
-            _ => self.cover_region(range, region),
         }
     }
 
     /// Records a context that no earlier hash key restricts.
-    fn cover_intervals(&mut self, region: &RegionCoverage) {
-        let intervals = region.intervals_under(self.hash_key).expect("no other hash key restricts it");
-        for (first, last) in intervals.iter() {
-            self.extra.add(first, last, &region.clocks);
+    fn cover_places(&mut self, context: &Leftover) {
+        for (first, last) in context.places().iter() {
+            self.extra.add(first, last, context.clocks());
         }
     }
 
     /// What is covered beyond the vector within a range, as far as peers are told of it.
     pub(crate) fn extra_in(&self, range: HashRange) -> Vec<RegionCoverage> {
-        let (first, last) = (range.first(), range.last());
-        let here = self.leftovers.iter().filter(|region| region.may_concern(self.hash_key, first, last));
-        let mut regions = Vec::new();
-        for leftover in here {
-            let context = self.told_to_peers(&leftover.clocks);
-            if !context.is_empty() {
-                regions.push(RegionCoverage { regions: leftover.regions.clone(), clocks: context });
+        self.extra_in_all(&[range])
+    }
+
+    /// The same within several ranges. A leftover that concerns more than one of them is listed once.
+    pub(crate) fn extra_in_all(&self, ranges: &[HashRange]) -> Vec<RegionCoverage> {
+        let mut places = HashIntervals::default();
+        ranges.iter().for_each(|range| places.add(range.first(), range.last()));
+        let mut told = Vec::new();
+        for leftover in self.leftovers.iter() {
+            let clocks = self.told_to_peers(leftover.clocks());
+            if !clocks.is_empty()
+                && let Some(regions) = leftover.regions_within(&places, self.hash_key)
+            {
+                told.push(RegionCoverage { regions, clocks });
             }
         }
-        let before = self.extra.spans.range(..first).next_back().filter(|(_, span)| span.last >= first);
-        for (start, span) in before.into_iter().chain(self.extra.spans.range(first..=last)) {
-            let context = self.told_to_peers(&span.clocks);
-            if !context.is_empty() {
-                let intervals = HashIntervals::between(first.max(*start), last.min(span.last));
-                regions.push(RegionCoverage::new(self.hash_key, intervals, context));
+        for (first, last) in ranges.iter().map(|range| (range.first(), range.last())) {
+            let before = self.extra.spans.range(..first).next_back().filter(|(_, span)| span.last >= first);
+            for (start, span) in before.into_iter().chain(self.extra.spans.range(first..=last)) {
+                let context = self.told_to_peers(&span.clocks);
+                if !context.is_empty() {
+                    let intervals = HashIntervals::between(first.max(*start), last.min(span.last));
+                    told.push(RegionCoverage::new(self.hash_key, intervals, context));
+                }
             }
         }
-        regions
+        told
     }
 
     /// Whether more than `limit` contexts would have to be sent with this range.
@@ -500,13 +442,13 @@ impl Coverage {
         let count = self.extra_count();
         let vector = self.own.vector();
         self.extra.spans.retain(|_, span| !vector.covers_all(&span.clocks));
-        let here = self.leftovers.sweep(vector, self.hash_key);
-        here.iter().for_each(|region| self.cover_intervals(region));
+        let here = self.leftovers.sweep(vector);
+        here.iter().for_each(|context| self.cover_places(context));
         // A leftover that has lost clocks which the vector has says the same as before.
         self.extra_changes += u64::from(self.extra_count() != count || !here.is_empty());
         let cost = |context: &Clocks| 1 + context.len() / CLOCKS_PER_CHANGE;
         let spans = self.extra.spans.values().map(|span| cost(&span.clocks));
-        self.sweep_after = spans.chain(self.leftovers.iter().map(|it| cost(&it.clocks))).sum();
+        self.sweep_after = spans.chain(self.leftovers.iter().map(|it| cost(it.clocks()))).sum();
         self.unswept = 0;
     }
 
@@ -530,10 +472,11 @@ impl Coverage {
                 }
             }
         }
-        let here: Vec<RegionCoverage> = std::mem::take(&mut self.leftovers).iter().cloned().collect();
-        for region in here.into_iter().chain(regions_of(&before, old_key)) {
-            if let Some(here) = self.leftovers.add(region, hash_key) {
-                self.cover_intervals(&here);
+        let leftovers = std::mem::take(&mut self.leftovers);
+        let told = leftovers.iter().map(|leftover| leftover.with_all_keys(old_key));
+        for region in told.chain(regions_of(&before, old_key)) {
+            if let Some(here) = self.leftovers.add(Leftover::new(region, hash_key)) {
+                self.cover_places(&here);
             }
         }
     }
@@ -561,7 +504,8 @@ impl Coverage {
 
     /// Everything that is covered beyond the vector by place, for the disk.
     pub(crate) fn extra_regions(&self) -> Vec<RegionCoverage> {
-        self.leftovers.iter().cloned().chain(regions_of(&self.extra, self.hash_key)).collect()
+        let leftovers = self.leftovers.iter().map(|leftover| leftover.with_all_keys(self.hash_key));
+        leftovers.chain(regions_of(&self.extra, self.hash_key)).collect()
     }
 
     /// Takes over the coverage that a disk holds.
@@ -570,7 +514,7 @@ impl Coverage {
         let last = vector.iter().map(|(_, clock)| clock).max().unwrap_or(0);
         self.own.set_cut(last);
         self.claim_all(&Vector::from(vector.clone()));
-        regions.iter().for_each(|region| self.cover_region(HashRange::ALL, region));
+        regions.iter().for_each(|region| self.cover_region(&HashIntervals::all(), region));
     }
 
     /// A fingerprint of the vector and the hash key: digests can be compared only under the same hash key, so equal
@@ -582,12 +526,18 @@ impl Coverage {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
 
     fn context(dots: &[(u64, u64)]) -> Clocks {
         dots.iter().map(|(origin, clock)| (RunId::new(*origin), *clock)).collect()
+    }
+
+    fn places(range: HashRange) -> HashIntervals {
+        HashIntervals::between(range.first(), range.last())
     }
 
     fn vector(dots: &[(u64, u64)]) -> Vector {
@@ -673,7 +623,7 @@ mod tests {
             HashRange::at(other.place(b"k").line_position(), 60),
         ] {
             assert!(!third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: RunId::new(1) }));
-            seen.extra_in(range).iter().for_each(|region| third.cover_region(range, region));
+            seen.extra_in(range).iter().for_each(|region| third.cover_region(&places(range), region));
         }
         assert!(third.covers(b"k", other.place(b"k"), Stamp { clock: 5, origin: RunId::new(1) }));
     }
@@ -692,13 +642,40 @@ mod tests {
             for child in 0..16 {
                 let range = HashRange::ALL.child(child);
                 let told = teller.extra_in(range);
-                told.iter().for_each(|region| hearer.cover_region(range, region));
+                told.iter().for_each(|region| hearer.cover_region(&places(range), region));
                 assert_eq!(hearer.extra_count(), 1, "after range {child}");
             }
             assert_eq!(hearer.extra_regions(), teller.extra_regions());
         }
         hearer.claim_all(&vector(&[(1, 5)]));
         assert_eq!(hearer.extra_count(), 0);
+    }
+
+    #[test]
+    fn leftover_is_told_only_where_it_is_merged() {
+        let (old, new) = (HashKey::from_words(1, 1), HashKey::from_words(2, 2));
+        let stamp = Stamp { clock: 5, origin: RunId::new(1) };
+        let told = RegionCoverage::new(old, places(HashRange::ALL.child(0)), context(&[(1, 5)]));
+        let (here, elsewhere) = (HashRange::ALL.child(1), HashRange::ALL.child(2));
+        let mut teller = Coverage::new(new);
+        teller.cover_region(&places(here), &told);
+        assert_eq!(teller.extra_in(here.child(3)), [told.clone()], "the present hash key is not named");
+        assert!(teller.extra_in(elsewhere).is_empty());
+        for ranges in [&[here][..], &[here, elsewhere], &[HashRange::ALL]] {
+            let mut hearer = Coverage::new(new);
+            let mut all = HashIntervals::default();
+            ranges.iter().for_each(|range| all.add(range.first(), range.last()));
+            teller.extra_in_all(ranges).iter().for_each(|region| hearer.cover_region(&all, region));
+            assert_eq!(hearer.extra_count(), 1);
+            for key in (0..=u8::MAX).map(|i| [i]) {
+                let place = new.place(&key);
+                assert_eq!(
+                    hearer.covers(&key, place, stamp),
+                    teller.covers(&key, place, stamp),
+                    "{ranges:?}"
+                );
+            }
+        }
     }
 
     #[test]

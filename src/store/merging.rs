@@ -12,7 +12,7 @@ use super::{LocalStore, PeerCoverage, PeerRow, Refusal, entry, key};
 use crate::config::VectorSettings;
 use crate::controls::Control;
 use crate::id::LogId;
-use crate::store::coverage::{ClaimBounds, Clocks, Coverage};
+use crate::store::coverage::{ClaimBounds, Clocks, Coverage, HashIntervals};
 use crate::store::digest::{HashRange, Place};
 use crate::store::entry::{DOTS_MAX, Dot, DotSet, Removal};
 use crate::store::slab::ChangeOrigin;
@@ -102,7 +102,7 @@ impl LocalStore {
     /// Merges the dots of accepted rows, and calls `news` for each row that changed something.
     ///
     /// This is the first half of merging a row. In the same step it must be followed by [`LocalStore::cover_row`] or
-    /// [`LocalStore::cover_row_beyond`] for each row, or by [`LocalStore::cover_range`] for a range that holds all of
+    /// [`LocalStore::cover_row_beyond`] for each row, or by [`LocalStore::cover_ranges`] for a range that holds all of
     /// them, which record what the sender covers there. Without that, a value that a row has removed can come back. If
     /// a flush end came with the rows, its claims go between the two halves: the vector then has most of what would be
     /// recorded.
@@ -230,7 +230,7 @@ impl LocalStore {
             }
         }
         self.merge_rows(now, rows, source, |_| ());
-        self.cover_range(range, peer_coverage);
+        self.cover_ranges(&[range], peer_coverage);
         for row in rows {
             if !row.vector.is_shared_with(&peer_coverage.vector) || row.context.is_some() {
                 self.cover_row(row);
@@ -238,17 +238,21 @@ impl LocalStore {
         }
     }
 
-    /// Records that a settled range is covered by what the peer covers there. The range compared equal in this instant,
-    /// or all rows of the peer's listing were merged: then this is the second half of merging them, without which a
+    /// Records that settled ranges are covered by what the peer covers there. They compared equal in this instant, or
+    /// all rows of the peer's listing were merged: then this is the second half of merging them, without which a
     /// removed value can come back. Must not be called for a range that was merged in part: that would remove the rest.
-    pub(crate) fn cover_range(&mut self, range: HashRange, peer_coverage: &PeerCoverage) {
+    pub(crate) fn cover_ranges(&mut self, ranges: &[HashRange], peer_coverage: &PeerCoverage) {
         if self.controls.has(Control::SettledUncovered) || !self.keeps_extra_coverage() {
             return;
         }
         let beyond = self.coverage.beyond_vector(&peer_coverage.vector);
-        self.coverage.cover_range(range, &beyond);
+        let mut places = HashIntervals::default();
+        for range in ranges {
+            self.coverage.cover_range(*range, &beyond);
+            places.add(range.first(), range.last());
+        }
         let is_joined = !self.controls.has(Control::LeftoversNarrowed);
         let cover = if is_joined { Coverage::cover_region } else { Coverage::cover_region_narrowed };
-        peer_coverage.regions.iter().for_each(|region| cover(&mut self.coverage, range, region));
+        peer_coverage.regions.iter().for_each(|region| cover(&mut self.coverage, &places, region));
     }
 }

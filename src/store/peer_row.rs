@@ -70,7 +70,8 @@ impl PeerCoverage {
 
     /// What the peer covers at one key beyond its vector.
     pub(crate) fn context(&self, key: &[u8]) -> Option<Clocks> {
-        let mut here = self.regions.iter().filter(|region| region.is_for(key));
+        let mut place = None;
+        let mut here = self.regions.iter().filter(|region| region.is_for(key, &mut place));
         let mut all = here.next()?.clocks.clone();
         here.for_each(|region| all.merge(region.clocks.clone()));
         Some(all)

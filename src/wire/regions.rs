@@ -5,7 +5,7 @@
 //! [`LeftoverTable`] in the same order. A context that has no room is left out, and the reader learns that the list is
 //! not whole: nothing may be concluded for the range from such a list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::codec::{Reader, Writer};
@@ -24,16 +24,26 @@ const UNTOLD: u8 = 3;
 
 /// The most contexts in one list, which belongs to one range or to all children of a digest; a reader answers more with
 /// [`WireError::TooMany`]. Writers keep within it: they divide a range that has more than a few contexts of its own,
-/// and refer to each leftover at most once per child, by its number after the first use.
+/// and refer to each leftover once, by its number after the first use. Earlier programs do so once for each child.
 const LIST_MAX: usize = 2 * FAN * LEFTOVERS_MAX;
 
 /// The leftovers sent in one direction of a session, by number. Both ends keep the same table.
 #[derive(Debug, Default)]
 pub(crate) struct LeftoverTable {
     all: Vec<RegionCoverage>,
+    /// (hash, number in `all`) of each.
+    by_hash: BTreeSet<(u64, usize)>,
     hash_keys: usize,
     items: usize,
     is_unlimited: bool,
+}
+
+/// The contexts of one list while it is read.
+#[derive(Default)]
+struct ListedRegions {
+    regions: Vec<RegionCoverage>,
+    /// The numbers of the leftovers among them. Earlier programs list one once for each child of a digest.
+    numbers: BTreeSet<usize>,
 }
 
 /// How a writer encodes one context.
@@ -56,6 +66,9 @@ impl LeftoverTable {
         let items = self.items + region.items();
         let has_room = hash_keys <= LEFTOVERS_MAX && items <= LEFTOVER_ITEMS_MAX;
         if has_room || self.is_unlimited {
+            if !self.is_unlimited {
+                self.by_hash.insert((Self::hash(region), self.all.len()));
+            }
             self.all.push(region.clone());
             (self.hash_keys, self.items) = (hash_keys, items);
             return true;
@@ -63,12 +76,18 @@ impl LeftoverTable {
         false
     }
 
+    fn hash(region: &RegionCoverage) -> u64 {
+        region.clocks_hash().rotate_left(32) ^ region.regions_hash()
+    }
+
     /// How a context is encoded. `None` if it is left out because the table is full.
     fn telling(&mut self, region: &RegionCoverage, hash_key: HashKey) -> Option<Telling> {
         if region.regions.len() == 1 && region.regions.contains_key(&hash_key) {
             return Some(Telling::Here);
         }
-        let known = self.all.iter().position(|known| known == region);
+        let hash = Self::hash(region);
+        let mut alike = self.by_hash.range((hash, 0)..=(hash, usize::MAX)).map(|(_, number)| *number);
+        let known = alike.find(|number| self.all[*number] == *region);
         known.map(Telling::Again).or_else(|| self.remember(region).then_some(Telling::New))
     }
 }
@@ -140,28 +159,31 @@ impl Reader<'_> {
         if count > LIST_MAX && !told.is_unlimited {
             return Err(WireError::TooMany);
         }
-        let (mut regions, mut is_whole) = (Vec::new(), true);
+        let (mut listed, mut is_whole) = (ListedRegions::default(), true);
         for _ in 0..count {
-            let one = self.region(hash_key, told)?;
-            is_whole &= one.is_some();
-            regions.extend(one);
+            is_whole &= self.region(hash_key, told, &mut listed)?;
         }
-        Ok(PeerRegions { regions, is_whole })
+        Ok(PeerRegions { regions: listed.regions, is_whole })
     }
 
-    /// One context. `None`: at least one was left out.
+    /// One context, which is added to those of the list. `false`: at least one was left out.
     fn region(
         &mut self,
         hash_key: HashKey,
         told: &mut LeftoverTable,
-    ) -> Result<Option<RegionCoverage>, WireError> {
+        listed: &mut ListedRegions,
+    ) -> Result<bool, WireError> {
         let tag = self.byte()?;
         let mut regions = BTreeMap::new();
         match tag {
-            UNTOLD => return Ok(None),
+            UNTOLD => return Ok(false),
             AGAIN => {
                 let at = usize::try_from(self.varint()?).map_err(|_| WireError::Form)?;
-                return told.all.get(at).cloned().map(Some).ok_or(WireError::Form);
+                let again = told.all.get(at).ok_or(WireError::Form)?;
+                if listed.numbers.insert(at) {
+                    listed.regions.push(again.clone());
+                }
+                return Ok(true);
             }
             HERE => _ = regions.insert(hash_key, self.intervals()?),
             LEFTOVER => {
@@ -177,10 +199,14 @@ impl Reader<'_> {
         }
         let context = self.clocks()?.filter(|_| !regions.is_empty()).ok_or(WireError::Form)?;
         let region = RegionCoverage { regions: Arc::new(regions), clocks: context };
-        if tag == LEFTOVER && !told.remember(&region) {
-            return Err(WireError::TooMany);
+        if tag == LEFTOVER {
+            listed.numbers.insert(told.all.len());
+            if !told.remember(&region) {
+                return Err(WireError::TooMany);
+            }
         }
-        Ok(Some(region))
+        listed.regions.push(region);
+        Ok(true)
     }
 
     fn intervals(&mut self) -> Result<HashIntervals, WireError> {

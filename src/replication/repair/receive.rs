@@ -226,19 +226,18 @@ impl RepairSession {
     ) -> bool {
         let is_equal =
             strong == strong_hash(store, salt, range, mask) || store.controls.has(Control::OldDigest);
-        for child in children(range, mask) {
-            if is_equal {
-                if store.may_settle(peer_coverage) {
-                    store.cover_range(child, peer_coverage);
-                } else {
-                    self.has_refused = true;
-                }
-                self.settled.add(child.first(), child.last());
-            } else {
-                self.ranges_to_ask.push(child);
-            }
+        let ranges: Vec<HashRange> = children(range, mask).collect();
+        if !is_equal {
+            self.ranges_to_ask.extend(ranges);
+            return false;
         }
-        is_equal
+        if store.may_settle(peer_coverage) {
+            store.cover_ranges(&ranges, peer_coverage);
+        } else {
+            self.has_refused = true;
+        }
+        ranges.iter().for_each(|child| self.settled.add(child.first(), child.last()));
+        true
     }
 
     /// Takes the answer to a list: which of the listed rows the peer has too, and how many of its own rows follow.

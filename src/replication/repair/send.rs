@@ -16,7 +16,7 @@ use crate::id::RowId;
 use crate::replication::large::{self, ResumeOffer, Size};
 use crate::replication::rows::context_of;
 use crate::replication::vectors::OldParts;
-use crate::store::coverage::{RegionCoverage, Vector};
+use crate::store::coverage::Vector;
 use crate::store::digest::{DEPTH_MAX, FAN, FAN_BITS, HashRange};
 use crate::store::entry::{DotSet, Removal};
 use crate::store::{LocalStore, PeerCoverage, PeerRow};
@@ -211,9 +211,8 @@ impl RepairSession {
         if mask != 0 {
             writer.u64_le(strong_hash(store, salt, range, mask));
             let none = store.coverage.extra_count() == 0;
-            let ranges = children(range, if none { 0 } else { mask });
-            let mut regions: Vec<RegionCoverage> =
-                ranges.flat_map(|child| store.coverage.extra_in(child)).collect();
+            let ranges: Vec<HashRange> = children(range, if none { 0 } else { mask }).collect();
+            let mut regions = store.coverage.extra_in_all(&ranges);
             // Where both hold the same, contexts within the peer's vector say nothing new. (In a listing they do: there
             // they decide which of the peer's own dots were removed.)
             regions.retain(|region| !self.vector.covers_all(&region.clocks));
