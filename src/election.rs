@@ -81,9 +81,8 @@ mod voter_list;
 
 pub use candidate::Attempts;
 use candidate::Candidacy;
-use change::Asked;
 pub(crate) use change::{Ask, StoredTimes};
-use driver::Change;
+use driver::{Asked, Change};
 pub(crate) use messages::ElectionMessage;
 use messages::{Call, Request, VoterAnswer};
 use observer::LeaderView;

@@ -12,8 +12,7 @@
 
 use std::time::Duration;
 
-use super::change::{Asked, AskedStage};
-use super::driver::Adoption;
+use super::driver::{Adoption, Asked, AskedStage};
 use super::messages::{Call, Request, VoterAnswer};
 use super::{ASK_TIME_MIN, Delivery, ElectionEffect, ElectionMessage, Elections};
 use crate::controls::Control;

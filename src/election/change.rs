@@ -57,7 +57,7 @@
 
 use std::time::Duration;
 
-use super::driver::{Adoption, Change, ChangeAnswer, ChangePeer, ChangeStage};
+use super::driver::{Asked, AskedStage, Change, ChangeAnswer, ChangePeer, ChangeStage};
 use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
 use super::voter::{clock_now, is_possible};
 use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names, credible_max};
@@ -84,24 +84,6 @@ pub(crate) struct StoredTimes {
     pub(crate) initial: Option<LeaseTimes>,
     /// Which they are to have in the end. `None`: as configured.
     pub(crate) wanted: Option<LeaseTimes>,
-}
-
-/// A call that waits.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) ask: Ask,
-    pub(super) stage: AskedStage,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum AskedStage {
-    /// Nothing is written yet. It fails if the voters have not promised until then. Nodes of the new list that are in
-    /// quarantine prolong this, up to `latest`.
-    Preparing { until: Duration, latest: Duration },
-    /// The store names the list as the wanted one.
-    Wanted,
-    /// The list was in force here, and its voters are asked whether they have it.
-    Adopted(Adoption),
 }
 
 impl Elections {

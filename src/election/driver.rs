@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::VoterRules;
+use super::change::Ask;
 use super::voter_list::{Electorate, Step, VoterList};
 use crate::id::RunId;
 use crate::time::Stamp;
@@ -51,6 +52,24 @@ pub(super) enum ChangeAnswer {
     Accepted,
     NoDisk,
     Differs(VoterRules),
+}
+
+/// A call that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) ask: Ask,
+    pub(super) stage: AskedStage,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum AskedStage {
+    /// Nothing is written yet. It fails if the voters have not promised until then. Nodes of the new list that are in
+    /// quarantine prolong this, up to `latest`.
+    Preparing { until: Duration, latest: Duration },
+    /// The store names the list as the wanted one.
+    Wanted,
+    /// The list was in force here, and its voters are asked whether they have it.
+    Adopted(Adoption),
 }
 
 /// Which voters are known to have the list that a call asked for.
