@@ -17,6 +17,8 @@ pub enum Noticed {
     TwoHolders,
     /// Two lists of voters under one epoch.
     TwoVoterLists,
+    /// A list of voters that the voters of the list before it have not decided.
+    VotersUndecided,
     /// The token of a lease did not grow.
     Token,
     /// An assertion about what a user sees failed.
@@ -40,6 +42,7 @@ pub fn notice(run: impl FnOnce()) -> Option<Noticed> {
         Some(SimFault::DurableLost(_) | SimFault::DiskUnreadable(_)) => Noticed::Promise,
         Some(SimFault::TwoHolders(_)) => Noticed::TwoHolders,
         Some(SimFault::TwoVoterLists(_)) => Noticed::TwoVoterLists,
+        Some(SimFault::VotersUndecided(_)) => Noticed::VotersUndecided,
         Some(SimFault::TokenNotGrown(_)) => Noticed::Token,
         Some(SimFault::NotConverged(_)) => Noticed::Divergence,
         Some(_) => unreachable!("there is no other kind of fault"),

@@ -164,6 +164,14 @@ impl VoterMemo {
             || self.initial_times.is_some()
     }
 
+    /// Whether the voter has accepted the step to this list, or has the list or a later one.
+    pub(crate) fn has_accepted(&self, list: &VoterList) -> bool {
+        let epoch = self.list.as_ref().map_or(0, |own| own.epoch);
+        let step = self.ballots.accepted.as_ref().map(|(_, step)| &step.electorate);
+        let wanted = list.following().unwrap_or_else(|| list.present());
+        epoch >= list.epoch || epoch + 1 == list.epoch && step == Some(&wanted)
+    }
+
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut writer = Writer::plain();
         writer.u64_le(self.promised.term);

@@ -141,6 +141,25 @@ impl VoterList {
             && earlier.next.as_ref().is_none_or(|next| *next == self.voters)
     }
 
+    /// Whether a majority of the list before this one, in each set of its voters, has accepted this one. `None`: that list
+    /// does not tell its voters, or there is none because this one was forced.
+    pub(crate) fn is_accepted(
+        &self,
+        before: Option<&Self>,
+        has_accepted: impl Fn(&str) -> bool,
+    ) -> Option<bool> {
+        if self.epoch.is_multiple_of(EPOCHS_PER_FORCE) {
+            return None;
+        }
+        // A joint list names the voters of the one before.
+        let before = match &self.next {
+            Some(_) => Self { next: None, ..self.clone() },
+            None => before?.clone(),
+        };
+        let names = before.names();
+        Some(VoterSets::new(&before).is_met(|at| has_accepted(&names[at])))
+    }
+
     /// A hash of the epoch, the names and the times. At epoch 0 it is that of the names alone.
     pub(super) fn list_hash(&self) -> u64 {
         let named = |names: &[String]| -> Vec<u8> {

@@ -9,7 +9,7 @@
 
 use super::{Output, Replica};
 use crate::controls::Control;
-use crate::election::{Ask, Elections, VoterList, read_names, write_names};
+use crate::election::{Ask, Elections, VoterList, VoterMemo, read_names, write_names};
 use crate::error::SetVotersError;
 use crate::membership::Member;
 use crate::store::key;
@@ -84,6 +84,11 @@ impl Replica {
     /// The present list of voters, as far as this replica knows.
     pub fn voters(&self) -> Option<&VoterList> {
         self.election.as_ref().map(Elections::list)
+    }
+
+    /// What the disk of this replica's voter is to keep.
+    pub(crate) fn voter_memo(&self) -> Option<VoterMemo> {
+        VoterMemo::read(Some(&self.election.as_ref()?.memo())).ok()
     }
 
     /// The voters that the cluster is about to have, if they differ from the present ones.

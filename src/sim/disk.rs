@@ -7,10 +7,9 @@ use rand_core::Rng;
 
 use super::{Sim, SimEvent, SimFault, World};
 use crate::controls::Control;
-#[cfg(feature = "__controls")]
-use crate::replica::VOTER_MEMO;
+use crate::election::VoterMemo;
 use crate::replica::saved::{self, DiskChange, Saved, SavedError};
-use crate::replica::{Input, Persist};
+use crate::replica::{Input, Persist, VOTER_MEMO};
 use crate::store::coverage::Clocks;
 
 /// The number of transactions that are kept apart, so that older states can be restored.
@@ -212,6 +211,15 @@ impl World {
             self.schedule(later, SimEvent::Persisted(i, starts));
             return;
         }
+    }
+
+    /// What a node's voter keeps, or what the disk of a crashed one kept of it.
+    pub(super) fn voter_memo(&self, i: usize) -> Option<VoterMemo> {
+        if let Some(replica) = &self.nodes[i].replica {
+            return replica.voter_memo();
+        }
+        let saved = Saved::read(self.nodes[i].disk.read().into_iter().map(Ok::<_, SavedError>)).ok()?;
+        VoterMemo::read(saved.memos.get(VOTER_MEMO).map(Vec::as_slice)).ok()
     }
 
     /// The sync of a node's disk has returned.

@@ -73,14 +73,31 @@ impl World {
         }
     }
 
-    /// Fails if another list of voters is in force elsewhere under the same epoch.
+    /// Fails if another list of voters is in force elsewhere under the same epoch, or if the voters of the list before
+    /// have not decided this one.
     pub(super) fn check_voter_list(&mut self, list: &VoterList) {
-        let known = self.leaders.lists.entry(list.epoch).or_insert_with(|| list.clone());
         let content = |list: &VoterList| VoterList { term_floor: 0, ..list.clone() };
-        let is_same = content(known) == content(list);
-        if self.checks && !is_same {
+        let known = self.leaders.lists.get(&list.epoch);
+        if let Some(known) = known.filter(|known| self.checks && content(known) != content(list)) {
             let what = format!("epoch {}: {:?} and {:?}", list.epoch, known, list);
             self.fail(SimFault::TwoVoterLists(what));
+        }
+        if known.is_none() {
+            self.check_decided(list);
+            self.leaders.lists.insert(list.epoch, list.clone());
+        }
+    }
+
+    /// Fails if a list is in force that no majority of the voters of the list before has accepted, and that was not
+    /// forced either.
+    fn check_decided(&self, list: &VoterList) {
+        let before = list.epoch.checked_sub(1).and_then(|epoch| self.leaders.lists.get(&epoch));
+        let has_accepted = |name: &str| {
+            let mut named = (0..self.nodes.len()).filter(|i| *self.nodes[*i].name == *name);
+            named.any(|i| self.voter_memo(i).is_some_and(|memo| memo.has_accepted(list)))
+        };
+        if self.checks && list.is_accepted(before, has_accepted) == Some(false) {
+            self.fail(SimFault::VotersUndecided(format!("{list:?} after {before:?}")));
         }
     }
 

@@ -35,6 +35,8 @@ pub enum SimFault {
     TwoHolders(String),
     /// Two lists of voters follow the same one.
     TwoVoterLists(String),
+    /// A list of voters is in force that was neither decided by the voters of the list before it nor forced.
+    VotersUndecided(String),
     /// The token of a new holder of a lease is not greater than that of the holder before it.
     TokenNotGrown(String),
     /// The nodes did not come to hold the same in time.
