@@ -839,13 +839,13 @@ pub(crate) mod tests {
     fn updates_about_made_up_members_are_limited() {
         let mut own = members();
         own.on_link_member(at(1), &member(2), 0);
-        for first in (1..5).map(|n| n * 10_000) {
+        for first in [10_000, 20_000] {
             for has_left in [false, true] {
                 let crowd = (first..first + 4_000).map(|run| (member(run), 0, has_left));
                 tell_frame(&mut own, at(2), 2, &frame_of(crowd));
             }
         }
-        assert!(own.known.contains_key(&RunId::new(43_999)), "they take each other's places");
+        assert!(own.known.contains_key(&RunId::new(23_999)), "they take each other's places");
         assert!(own.detector.updates_backlog() <= UPDATES_MAX, "{}", own.detector.updates_backlog());
         assert!(own.detector.iter_membership_state().len() <= MEMBERS_MAX + 1);
     }

@@ -112,9 +112,9 @@ impl Node {
     /// to all those members at once. A member that cannot be reached delays this by at most one
     /// [`Config::probe_interval`](crate::Config::probe_interval). A node without seeds is ready at once.
     ///
-    /// The peer must have caught up itself. Where all nodes start at once none has: then the node is ready with what one
-    /// of them held, after one probe interval without a link to a peer that has caught up. If there was such a peer and
-    /// it does not finish, that takes 12 times [`Config::sync_timeout`](crate::Config::sync_timeout).
+    /// The peer must have caught up itself. Where all nodes start at once none has: then the node is ready with what
+    /// one of them held, after one probe interval without a link to a peer that has caught up. If there was such a peer
+    /// and it does not finish, that takes 12 times [`Config::sync_timeout`](crate::Config::sync_timeout).
     ///
     /// # Errors
     /// [`WaitError::Closed`] if the node is closed before that.

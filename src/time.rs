@@ -182,6 +182,11 @@ impl HybridClock {
         self.last.max(self.recalled)
     }
 
+    /// A duration in units of a clock value.
+    pub(crate) fn units(time: Duration) -> u64 {
+        (time.as_millis() as u64) << COUNTER_BITS
+    }
+
     /// The greatest clock value that is not refused as coming from the future.
     pub(crate) fn limit(now: Time, skew_max: Duration) -> u64 {
         let wall = now.wall.saturating_add(skew_max).as_millis() as u64;

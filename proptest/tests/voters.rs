@@ -1,7 +1,7 @@
 //! Changing the list of voters while leases are held: single changes, and random histories with partitions, crashes,
 //! wild clocks and several changes at once. After each step the simulator checks that a lease has at most one holder,
-//! that tokens grow, that no two lists have one epoch, and that each list was decided by the voters of the one before, or
-//! forced.
+//! that tokens grow, that no two lists have one epoch, and that each list was decided by the voters of the one before,
+//! or forced.
 //!
 //! Negative controls: a change without the joint list, one that leaves it too soon, voters that accept ballots below
 //! their promises, a call that does not wait for the new voters, new voters that have just started, forced ones that do

@@ -334,15 +334,16 @@ impl Elections {
         let clock = |at: usize| Reverse(candidacy.statements[at].map_or(u64::MAX, |told| told.clock));
         let Reverse(limit) = self.quorum.reached_by_majority(clock);
         let top = |at: usize| candidacy.statements[at].map_or(0, |told| told.lease_term_max);
-        let limit =
-            limit.saturating_add(clock_time(TERM_AHEAD_MAX)).max(self.quorum.reached_by_majority(top));
+        let limit = limit
+            .saturating_add(HybridClock::units(TERM_AHEAD_MAX))
+            .max(self.quorum.reached_by_majority(top));
         let counted =
             candidacy.statements.iter().flatten().filter(|told| told.clock.max(told.lease_term_max) <= limit);
         let clock = counted.clone().map(|told| told.clock).max().unwrap_or(0);
         let top = counted.map(|told| told.lease_term_max).max().unwrap_or(0);
         // The term has to be above the voters' clocks still when the requests arrive. Requests that arrive later than
         // this are too late for the lease anyway.
-        let clock = clock.saturating_add(clock_time(self.lease));
+        let clock = clock.saturating_add(HybridClock::units(self.lease));
         let clock = clock.max(top.saturating_add(1)).max(self.last_term + 1);
         let reuses = self.controls.has(Control::TermReused) && self.last_term > 0;
         self.last_term = if reuses { self.last_term } else { clock };
@@ -519,11 +520,6 @@ impl Elections {
             }
         }
     }
-}
-
-/// A duration in units of a stamp's clock.
-pub(super) fn clock_time(time: Duration) -> u64 {
-    (time.as_millis() as u64) << HybridClock::COUNTER_BITS
 }
 
 #[cfg(test)]

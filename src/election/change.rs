@@ -44,8 +44,8 @@
 //! A *forced* list ([`Elections::forced_list`]) follows no joint one, so its voters may know nothing of the promises of
 //! the earlier voters. A voter that adopts a list which does not follow its own is in quarantine for `lease_time_max` ×
 //! 10/9: by then everything is over that was promised before. A forced list is told by its epoch
-//! ([`VoterList::forced_epoch`]), which no other list has: the node that forces it may know less than its voters, and its
-//! list may name the voters that a change under way leads to.
+//! ([`VoterList::forced_epoch`]), which no other list has: the node that forces it may know less than its voters, and
+//! its list may name the voters that a change under way leads to.
 //!
 //! The quarantine also holds back a voter that has only missed a list. That is harmless: it keeps the sessions that it
 //! has, and a majority of the voters of each list misses none. The step to a list was decided by a majority of the one

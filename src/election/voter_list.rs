@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::candidate::clock_time;
 use super::{CREDIBLE_AHEAD_MAX, VOTERS_BYTES_MAX};
 use crate::config::{ConfigError, LeaseTimes, VOTERS_MAX};
 use crate::error::SetVotersError;
 use crate::settings_record::{read_times, write_times};
 use crate::store::digest::fingerprint;
-use crate::time::{CLOCK_VALUE_MAX, Stamp};
+use crate::time::{CLOCK_VALUE_MAX, HybridClock, Stamp};
 use crate::wire::{Reader, WireError, Writer};
 
 /// A forced list has an epoch that is a multiple of this, so that it is never taken for the end of a change that its
@@ -141,8 +140,8 @@ impl VoterList {
             && earlier.next.as_ref().is_none_or(|next| *next == self.voters)
     }
 
-    /// Whether a majority of the list before this one, in each set of its voters, has accepted this one. `None`: that list
-    /// does not tell its voters, or there is none because this one was forced.
+    /// Whether a majority of the list before this one, in each set of its voters, has accepted this one. `None`: that
+    /// list does not tell its voters, or there is none because this one was forced.
     pub(crate) fn is_accepted(
         &self,
         before: Option<&Self>,
@@ -242,7 +241,7 @@ impl Step {
 
 /// The greatest term, term floor or ballot that counts at this clock value.
 pub(super) fn credible_max(clock: u64) -> u64 {
-    clock.saturating_add(clock_time(CREDIBLE_AHEAD_MAX)).min(CLOCK_VALUE_MAX)
+    clock.saturating_add(HybridClock::units(CREDIBLE_AHEAD_MAX)).min(CLOCK_VALUE_MAX)
 }
 
 /// No greater floor counts at any time.

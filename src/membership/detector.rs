@@ -65,7 +65,8 @@ impl Members {
             return Ok(());
         }
         let knows = |run| self.known.contains_key(&run) && self.spreads_updates(run);
-        // News of members whose address is not known, or that would not be spread, is left out: the roster will bring it.
+        // News of members whose address is not known is left out: the roster will bring it. So is what would not be
+        // spread.
         let plain = |state: u8| if state == foca_codec::LEFT { foca_codec::DOWN } else { state };
         let heard = packet.with_updates(|update| {
             (update.id.run == own || knows(update.id.run))

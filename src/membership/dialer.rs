@@ -46,7 +46,7 @@ impl Members {
 
     pub(super) fn plan(&mut self, at: Duration, timer: Timer<SwimId>, since: Duration) {
         if matches!(timer, Timer::ProbeRandomMember(_) | Timer::PeriodicGossip(_)) {
-            // Whenever the first member comes or the last one goes, `foca` begins this cycle anew. Only the latest counts.
+            // `foca` begins this cycle anew whenever the first member comes. Only the latest timer counts.
             let kind = discriminant(&timer);
             self.timers.retain(|_, (other, _)| discriminant(other) != kind);
         }

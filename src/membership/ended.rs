@@ -16,8 +16,8 @@ use crate::membership::Member;
 /// The most ended runs whose names are kept. Beyond it those go first that were only heard of, and of the others the
 /// one that ended first.
 pub(super) const ENDED_RUNS_MAX: usize = 1_024;
-/// A run that has ended is told of it at most once in this many probe intervals, however often and at whatever addresses
-/// others say that it lives.
+/// A run that has ended is told of it at most once in this many probe intervals, however often others say that it lives,
+/// and at whatever addresses.
 const END_PAUSE_INTERVALS: u32 = 2;
 
 /// A run that has ended.
@@ -44,8 +44,8 @@ impl Members {
         self.of_run(run).or_else(|| self.ended.get(&run).map(|ended| &ended.member))
     }
 
-    /// Where to tell a run of its end that somebody says lives, here. `None` if it was told a moment ago. Where a run was
-    /// proven is not for others to say.
+    /// Where to tell a run that has ended here of its end, because somebody says that it lives. `None` if it was told
+    /// less than [`END_PAUSE_INTERVALS`] ago. One that was proven is told at the address where it was proven.
     pub(super) fn where_to_tell(&mut self, who: &Member) -> Option<Contact> {
         let pause = times(self.config.probe_interval, END_PAUSE_INTERVALS);
         let ended = self.ended.get_mut(&who.run).filter(|ended| ended.tell_at <= self.now.mono)?;

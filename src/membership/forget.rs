@@ -87,8 +87,8 @@ impl Members {
         self.forget_in_detector(run);
     }
 
-    /// Lets the failure detector forget a run, under whatever identity it remembers it. So it remembers no runs but those
-    /// that are known here, those that have ended and whose names are kept, and this node's own.
+    /// Lets the failure detector forget a run, under whatever identity it remembers it. So it remembers no runs but
+    /// those that are known here, those that have ended and whose names are kept, and this node's own.
     pub(super) fn forget_in_detector(&mut self, run: RunId) {
         let held = self.detector.iter_membership_state().find(|member| member.id().run == run);
         let Some(id) = held.map(|member| *member.id()) else { return };

@@ -22,8 +22,8 @@ const AWAY_MEMO: &str = "away runs";
 const AWAY_RUNS_MAX: usize = 4_096;
 
 /// The memo is written when a time in it has grown by this part of
-/// [`Config::forget_after`](crate::Config::forget_after), and a crash loses as much. After a start every run has as much
-/// time at least to be heard of.
+/// [`Config::forget_after`](crate::Config::forget_after), and a crash loses as much. After a start every run has as
+/// much time at least to be heard of.
 const AWAY_TIMES_DIVISOR: u32 = 64;
 
 impl Replica {

@@ -101,7 +101,8 @@ async function tellVoters(names, force) {
     status.voters = said;
     showVoters();
     const wait = force ? " They grant no lease for ten ninths of " + status.settings.present.lease_time_max + "." : "";
-    return "Done: the voters are " + said.voters.join(", ") + "." + wait + " Give every node this list for its next start, too.";
+    return "Done: the voters are " + said.voters.join(", ") + "." + wait +
+      " Give every node this list for its next start, too.";
   } catch { return "The node is out of reach. Whether the voters are changed is not known."; }
 }
 $("vote-open").onclick = openVote;

@@ -334,8 +334,8 @@ impl Network {
         }
     }
 
-    /// Dials an address once. The core asks again if no link came of it and one is still wanted. A place among those that
-    /// wait is given up when it is this dial's turn.
+    /// Dials an address once. The core asks again if no link came of it and one is still wanted. A place among those
+    /// that wait is given up when it is this dial's turn.
     async fn dial_once(
         self: Arc<Self>,
         addr: SocketAddr,
