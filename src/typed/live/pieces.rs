@@ -11,6 +11,12 @@ use serde_json::{Map, Value};
 use crate::error::{Cause, LiveSource, Rejected};
 use crate::store::entry::Entry;
 
+/// The deepest nesting of lists and objects in the value of a key.
+///
+/// JSON is read up to 127 levels. The file for the next start holds values a few levels deeper than their keys do, and
+/// has to be read as well.
+const PIECE_DEPTH_MAX: usize = 100;
+
 /// A part of the input of a live value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LivePiece {
@@ -114,8 +120,20 @@ pub(super) fn piece_of(entry: &Entry, prefix: Option<&str>, from: LiveSource) ->
         return Err(reject(Cause::new("a part of the key behind the prefix is empty")));
     }
     match serde_json::from_slice(entry.value()) {
+        Ok(value) if is_deeper(&value, PIECE_DEPTH_MAX) => {
+            Err(reject(Cause::new(format!("it is nested deeper than {PIECE_DEPTH_MAX}"))))
+        }
         Ok(value) => Ok(LivePiece { from, path, value }),
         Err(error) => Err(reject(Cause::new(error))),
+    }
+}
+
+/// Whether lists and objects are nested deeper than this.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
+        Value::Object(fields) => levels == 0 || fields.values().any(|field| is_deeper(field, levels - 1)),
+        _ => false,
     }
 }
 
