@@ -1,14 +1,13 @@
 //! One file, of which one state takes the place of another in one step.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::due::Due;
 use super::tree::is_content;
-use crate::commands::whole::sync_parent;
+use crate::commands::whole::put_in_place;
 use crate::exit::Failure;
 
 pub(super) struct OneFile {
@@ -28,16 +27,11 @@ impl OneFile {
 
     /// Remembers beside the file that a command is to be run.
     pub(super) fn with_command(mut self) -> Self {
-        self.due = Due::at(self.beside(".command_due"));
-        self
-    }
-
-    /// A hidden file for the same one.
-    fn beside(&self, ending: &str) -> PathBuf {
         let mut name = OsString::from(".");
         name.push(self.out.file_name().unwrap_or_default());
-        name.push(ending);
-        self.out.with_file_name(name)
+        name.push(".command_due");
+        self.due = Due::at(self.out.with_file_name(name));
+        self
     }
 
     /// Makes the file this content. Returns whether a byte of it has changed.
@@ -47,25 +41,10 @@ impl OneFile {
         if is_mode && is_content(&self.out, content).unwrap_or(false) {
             return Ok(false);
         }
-        let replaced = self.due.note().and_then(|()| self.replace(content));
-        replaced.map_err(|error| Failure::file(&self.out, &error))?;
+        let failed = |error| Failure::file(&self.out, &error);
+        self.due.note().map_err(failed)?;
+        let mode = Permissions::from_mode(self.mode);
+        put_in_place(&self.out, Some(mode), |out| out.write_all(content).map_err(failed))?;
         Ok(true)
-    }
-
-    fn replace(&self, content: &[u8]) -> io::Result<()> {
-        let next = self.beside(".tidings");
-        _ = fs::remove_file(&next);
-        let written = self.write_next(&next, content).and_then(|()| fs::rename(&next, &self.out));
-        if written.is_err() {
-            _ = fs::remove_file(&next);
-        }
-        written.and_then(|()| sync_parent(&self.out))
-    }
-
-    fn write_next(&self, next: &Path, content: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(self.mode).open(next)?;
-        file.write_all(content)?;
-        file.set_permissions(Permissions::from_mode(self.mode))?;
-        file.sync_all()
     }
 }
