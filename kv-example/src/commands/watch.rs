@@ -1,6 +1,6 @@
 //! `watch`: changes as they happen, printed, or each handed to a command.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,10 +19,14 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// Characters of a value on a line.
 const VALUE_CHARS_MAX: usize = 100;
 
+/// Events that are read between two commands, and that wait for a command at most. The others stay with the node, which
+/// tells of a key that has changed several times only the last change.
+const EVENTS_WAITING_MAX: usize = 4_096;
+
 const ENVIRONMENT: &str = "\
 A command after -- is run for each change, one after another, with TIDINGS_EVENT (put, delete, expired), TIDINGS_KEY,
 TIDINGS_REVISION and, of a put, TIDINGS_STAMP in its environment and the value on its standard input. While it runs,
-changes of the same key fold into the last one. If it fails, watch ends with its exit code.
+changes of the same key fold into the last one of up to 4,096 that wait. If it fails, watch ends with its exit code.
 With TIDINGS_EVENT=resync, without a key, it is told that deletes may have been missed: what it was told before may be
 gone, and all current values follow.
 
@@ -74,9 +78,9 @@ impl Watch {
         let mut last = self.from.clone();
         let mut left = self.count.unwrap_or(u64::MAX);
         let mut stream = client.stream("GET", &path, last.as_deref())?;
-        let mut waiting = VecDeque::new();
+        let mut waiting = Waiting::default();
         while left > 0 {
-            let next = waiting.pop_front().or_else(|| stream.next());
+            let next = waiting.pop().or_else(|| stream.next());
             let Some(told) = next else {
                 eprintln!("tidings: the connection is gone; trying again");
                 stream = self.connect_again(&client, &path, last.as_deref())?;
@@ -86,11 +90,7 @@ impl Watch {
             let is_news = is_change || told.name == "resync";
             if is_news && !self.command.is_empty() {
                 self.hand_over(&told)?;
-                while let Some(later) = stream.ready() {
-                    let key = &later.data["key"];
-                    waiting.retain(|earlier: &Told| key.is_null() || earlier.data["key"] != *key);
-                    waiting.push_back(later);
-                }
+                waiting.take_in(|| stream.ready());
             } else if self.command.is_empty() && (is_news || self.target.json) {
                 self.print(&told)?;
             }
@@ -162,5 +162,91 @@ impl Watch {
         }
         let status = child.wait()?;
         if status.success() { Ok(()) } else { Err(Failure::status(status)) }
+    }
+}
+
+/// Events that came while a command ran: of each key the last one.
+#[derive(Default)]
+struct Waiting {
+    /// In the order in which they came.
+    events: BTreeMap<u64, Told>,
+    /// Where that of a key is.
+    keys: HashMap<String, u64>,
+    /// How many came since the start.
+    count: u64,
+}
+
+impl Waiting {
+    /// Takes events that are here already, until there is none or enough were read or wait.
+    fn take_in(&mut self, mut ready: impl FnMut() -> Option<Told>) {
+        for _ in 0..EVENTS_WAITING_MAX {
+            if self.events.len() >= EVENTS_WAITING_MAX {
+                return;
+            }
+            let Some(told) = ready() else { return };
+            self.push(told);
+        }
+    }
+
+    fn push(&mut self, told: Told) {
+        self.count += 1;
+        if let Some(key) = told.data["key"].as_str()
+            && let Some(earlier) = self.keys.insert(key.to_owned(), self.count)
+        {
+            self.events.remove(&earlier);
+        }
+        self.events.insert(self.count, told);
+    }
+
+    fn pop(&mut self) -> Option<Told> {
+        let (_, told) = self.events.pop_first()?;
+        if let Some(key) = told.data["key"].as_str() {
+            self.keys.remove(key);
+        }
+        Some(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, number: usize) -> Told {
+        let (name, id) = ("put".to_owned(), Some(number.to_string()));
+        Told { name, id, data: json!({ "key": key }) }
+    }
+
+    fn ids(mut waiting: Waiting) -> Vec<String> {
+        std::iter::from_fn(|| waiting.pop()).map(|told| told.id.unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn stream_that_never_pauses_lets_commands_run() {
+        let mut numbers = 0..;
+        let (mut few, mut many) = (Waiting::default(), Waiting::default());
+        few.take_in(|| numbers.next().map(|number| put(["a", "b"][number % 2], number)));
+        assert_eq!(numbers.start, EVENTS_WAITING_MAX);
+        assert_eq!(
+            ids(few),
+            [EVENTS_WAITING_MAX - 2, EVENTS_WAITING_MAX - 1].map(|number| number.to_string())
+        );
+        for _ in 0..3 {
+            many.take_in(|| numbers.next().map(|number| put(&number.to_string(), number)));
+        }
+        assert_eq!((many.events.len(), numbers.start), (EVENTS_WAITING_MAX, 2 * EVENTS_WAITING_MAX));
+    }
+
+    #[test]
+    fn waiting_changes_of_a_key_fold_into_the_last_one() {
+        let mut waiting = Waiting::default();
+        let resync = Told { name: "resync".to_owned(), id: Some("2".to_owned()), ..Told::default() };
+        let events = [put("a", 0), put("b", 1), resync, put("a", 3), put("c", 4)];
+        events.into_iter().for_each(|told| waiting.push(told));
+        let first = waiting.pop().and_then(|told| told.id);
+        waiting.push(put("b", 5));
+        assert_eq!(
+            (first.as_deref(), ids(waiting)),
+            (Some("1"), ["2", "3", "4", "5"].map(str::to_owned).to_vec())
+        );
     }
 }
