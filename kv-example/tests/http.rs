@@ -194,6 +194,24 @@ fn history_with_large_values_is_cut_by_size() {
 }
 
 #[test]
+fn history_has_the_latest_expiry_among_many_keys() {
+    let node = serve("a", &[], &[]);
+    for number in 0..101 {
+        assert_eq!(put(&node.http, &format!("/v1/kv/k/{number:03}"), b"v").status, 200);
+    }
+    assert_eq!(put(&node.http, "/v1/kv/k/short?ttl=1ms", b"v").status, 200);
+    let first = || {
+        let told = get(&node.http, "/v1/history?limit=100&prefix=k/").json();
+        (
+            told["events"][0]["event"].clone(),
+            told["events"][0]["key"].clone(),
+            told["events"][1]["key"].clone(),
+        )
+    };
+    eventually("the expiry is told", || first() == ("expired".into(), "k/short".into(), "k/100".into()));
+}
+
+#[test]
 fn history_that_is_not_cut_tells_deletes_while_others_are_forgotten() {
     let node = serve("a", &[], &[]);
     let batch = |writes: Vec<Value>| {

@@ -29,7 +29,17 @@ pub(super) fn routes() -> Router<Arc<App>> {
 struct What {
     #[serde(default)]
     prefix: String,
+    /// The prefix is a field: its key and those below it count, `app/db` and `app/db/pool`, and not `app/db2`.
+    #[serde(default)]
+    field: bool,
     limit: Option<usize>,
+}
+
+impl What {
+    fn has(&self, key: &str) -> bool {
+        let rest = key.strip_prefix(&self.prefix);
+        rest.is_some_and(|rest| !self.field || rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// An event before it is told. Values are copied for those alone that are.
@@ -37,21 +47,29 @@ enum Event {
     Put(Entry),
     Lost(Entry),
     /// A delete or an expiry, as it is told.
-    Gone(Value),
+    Gone {
+        told: Value,
+        /// When it was, at the earliest. An expiry has no stamp, nor has a delete of which only a repair told: then
+        /// this is the greatest time among the changes that came before it.
+        since_ms: u64,
+        /// How many changes came before it.
+        place: usize,
+    },
 }
 
 impl Event {
-    fn time_ms(&self) -> Option<u64> {
+    /// Orders events by time; of those of one time deletes and expiries come last, in the order of the change log.
+    fn order(&self) -> (u64, usize) {
         match self {
-            Self::Put(entry) | Self::Lost(entry) => Some(entry.stamp().wall_ms()),
-            Self::Gone(told) => told["time_ms"].as_u64(),
+            Self::Put(entry) | Self::Lost(entry) => (entry.stamp().wall_ms(), 0),
+            Self::Gone { since_ms, place, .. } => (*since_ms, place + 1),
         }
     }
 
     fn value_bytes(&self) -> usize {
         match self {
             Self::Put(entry) | Self::Lost(entry) => entry.value().len(),
-            Self::Gone(_) => 0,
+            Self::Gone { .. } => 0,
         }
     }
 
@@ -59,7 +77,7 @@ impl Event {
         let (entry, name) = match self {
             Self::Put(entry) => (entry, "put"),
             Self::Lost(entry) => (entry, "lost"),
-            Self::Gone(told) => return told,
+            Self::Gone { told, .. } => return told,
         };
         let mut told = view::entry(app, &entry, true);
         told["event"] = name.into();
@@ -75,18 +93,18 @@ async fn history(State(app): AppState, Ask(what): Ask<What>) -> Result<Json<Valu
     let _permit = app.watcher()?;
     let until = Instant::now() + PAGE_TIME_MAX;
     let is_late = || Instant::now() > until;
-    let Some(Deletes { floor, mut events, has_all }) = deletes(&app, &what.prefix, until).await else {
+    let Some(Deletes { floor, mut events, has_all }) = deletes(&app, &what, until).await else {
         return Err(ApiError::unavailable("closed", "the node is closed"));
     };
     let mut after: Option<String> = None;
     let is_whole = loop {
         let rows = app.node.scan_page(&what.prefix, after.as_deref(), PAGE_ROWS_MAX);
-        for entry in &rows {
+        for entry in rows.iter().filter(|entry| what.has(entry.key())) {
             events.push(Event::Put(entry.clone()));
             events.extend(entry.conflicts().map(Event::Lost));
         }
         // What is not among the latest is not kept while the rest is read.
-        events.sort_by_key(|event| Reverse(event.time_ms()));
+        events.sort_by_key(|event| Reverse(event.order()));
         events.truncate(limit + 1);
         match rows.last() {
             Some(_) if rows.len() == PAGE_ROWS_MAX && is_late() => break false,
@@ -111,30 +129,42 @@ struct Deletes {
 }
 
 /// Reads until the time is over. `None`: the node is closed.
-async fn deletes(app: &App, prefix: &str, until: Instant) -> Option<Deletes> {
+async fn deletes(app: &App, what: &What, until: Instant) -> Option<Deletes> {
     loop {
         let floor = app.node.status().store?.floor;
-        let mut watch = app.node.watch_with(prefix, WatchOptions::new().resume_from(floor));
+        let mut watch = app.node.watch_with(&what.prefix, WatchOptions::new().resume_from(floor));
         let mut events = Vec::new();
-        let mut read = 0;
+        let (mut read, mut latest_ms) = (0, 0);
         let has_all = loop {
             let Ok(event) = timeout_at(until, watch.next()).await else { break Some(false) };
-            match event? {
+            let gone = match event? {
+                WatchEvent::Put(entry) => {
+                    latest_ms = latest_ms.max(entry.stamp().wall_ms());
+                    None
+                }
                 WatchEvent::Delete { key, revision, stamp, writer } => {
                     let time_ms = stamp.map(Stamp::wall_ms);
+                    latest_ms = latest_ms.max(time_ms.unwrap_or_default());
                     let stamp = stamp.map(|stamp| stamp.to_string());
-                    events.push(Event::Gone(json!({
-                        "event": "delete", "key": key, "revision": revision, "stamp": stamp, "time_ms": time_ms,
+                    let told = json!({
+                        "event": "delete", "key": &key, "revision": revision, "stamp": stamp, "time_ms": time_ms,
                         "writer": writer,
-                    })));
+                    });
+                    Some((key, told, time_ms))
                 }
                 WatchEvent::Expired { key, revision } => {
-                    events.push(Event::Gone(json!({ "event": "expired", "key": key, "revision": revision })));
+                    let told = json!({ "event": "expired", "key": &key, "revision": revision });
+                    Some((key, told, None))
                 }
                 WatchEvent::Current => break Some(true),
                 // The log has forgotten deletes behind this floor.
                 WatchEvent::Resync => break None,
-                _ => {}
+                _ => None,
+            };
+            if let Some((key, told, time_ms)) = gone
+                && what.has(&key)
+            {
+                events.push(Event::Gone { told, since_ms: time_ms.unwrap_or(latest_ms), place: read });
             }
             read += 1;
             if read % EVENTS_PER_TURN == 0 {

@@ -185,15 +185,10 @@ impl History {
     fn run(&self) -> Result<(), Failure> {
         let path = self.path.as_deref().map(fields).transpose()?.unwrap_or_default();
         let prefix = format!("{}{}", self.prefix, path.join("/"));
-        let ask = format!("/v1/history?prefix={}&limit={}", quoted(&prefix), self.limit);
+        let field = !path.is_empty();
+        let ask = format!("/v1/history?prefix={}&field={field}&limit={}", quoted(&prefix), self.limit);
         let answer = self.target.ready_client()?.get(&ask)?.json()?;
-        // The field `db` has the key `db` and those below `db/`, and not `db2`.
-        let is_of = |event: &&Value| {
-            let key = event["key"].as_str().unwrap_or_default();
-            let rest = key.strip_prefix(&prefix).unwrap_or_default();
-            path.is_empty() || rest.is_empty() || rest.starts_with('/')
-        };
-        let events: Vec<&Value> = answer["events"].as_array().into_iter().flatten().filter(is_of).collect();
+        let events: Vec<&Value> = answer["events"].as_array().into_iter().flatten().collect();
         if self.target.json {
             return events.iter().try_for_each(|event| print(&format!("{event}\n")));
         }
