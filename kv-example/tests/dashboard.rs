@@ -3,7 +3,7 @@
 mod common;
 
 use common::browser::{self, Page, picture};
-use common::{conflict, entry, folder, serve};
+use common::{ask, conflict, entry, folder, serve};
 use serde_json::{Value, json};
 use tidings_proptest::processes::eventually;
 
@@ -322,6 +322,20 @@ fn the_last_write_is_undone_while_it_stands() {
     page.click("undo");
     page.shows("undo-bar", "was changed after that; nothing was undone");
     assert_eq!(a.line(&["get", "short"]), "theirs");
+
+    // What lived with the process of another node is not bound to this one.
+    let b = serve("b", &[&a.addr], &[]);
+    eventually("b is ready", || ask("GET", &format!("{}/readyz", b.http), &[], b"").status == 200);
+    b.line(&["put", "bound", "there", "--ephemeral"]);
+    eventually("it has arrived", || a.run(&["get", "bound"]).status.success());
+    page.choose("bound");
+    page.click("d-delete");
+    page.wait("document.getElementById('sure').open");
+    page.click("sure-yes");
+    page.shows("undo-bar", "bound was deleted");
+    page.click("undo");
+    page.shows("undo-bar", "bound to the process of b");
+    assert_eq!(a.run(&["get", "bound"]).status.code(), Some(1));
     assert_eq!(page.errors(), Vec::<String>::new());
 }
 

@@ -106,6 +106,10 @@ function lifeQuery(life, ttl, entry) {
   if (life === "node") return "?ephemeral=true";
   return life === "keep" ? "?expires_ms=" + entry.expires_ms + (entry.ephemeral ? "&ephemeral=true" : "") : "";
 }
+// Why a version cannot be written again as it was, or "": this node cannot bind a value to the process of another one.
+function foreignLife(one) {
+  return one?.ephemeral && one.origin !== status?.run ? "It was bound to the process of " + writerOf(one) + ", which alone can write it so" : "";
+}
 // Sends what a sheet says. Its form rests until what came of it was read. Whether it is done.
 async function sendSheet(one, isDelete, method, query, body) {
   const key = keyOf(one), before = one.entry;
@@ -152,6 +156,7 @@ async function finish(one, words) {
 // Writes one of the versions that were shown again. That replaces all of them, and nothing else.
 async function keepVersion(one, version) {
   if (one.isSending) return;
+  if (foreignLife(version)) { one.said = foreignLife(version) + "; nothing was written."; return showSheet(); }
   const words = "kept what " + writerOf(version) + " wrote,", isTyped = isDirty(one);
   const isKept = await sendSheet(one, false, "PUT", lifeQuery(lifeOf(version), "", version), bytesOf(version));
   if (isKept && !isTyped) return finish(one, words);
@@ -187,6 +192,7 @@ async function undo() {
 }
 // Only while the write still stands: not over what came after it, nor over what came beside it. Why it was not done, or "".
 async function takeBack({ key, before, stamp }) {
+  if (foreignLife(before)) return foreignLife(before) + "; nothing was undone.";
   const changed = key + " was changed after that; nothing was undone.", standing = await entryOf(key);
   if (standing === undefined) return "The node is out of reach; nothing was undone.";
   if (versionsOf(standing) !== (stamp || "")) return changed;
