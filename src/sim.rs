@@ -31,7 +31,7 @@ use crate::controls::Controls;
 use crate::id::{LinkId, RunId};
 use crate::membership::{Member, MemberEvent, PeerExit};
 use crate::replica::saved::Saved;
-use crate::replica::{Input, Lane, Replica, ReplicaEvent, Setup, Validators};
+use crate::replica::{Input, Lane, Readiness, Replica, ReplicaEvent, Setup, Validators};
 use crate::store::digest::fingerprint;
 use crate::store::watch::WatchId;
 use crate::time::{HybridClock, Time};
@@ -167,8 +167,10 @@ struct SimState {
     liar: Option<hostile::Liar>,
     /// Who waits for events of a watch of the present start.
     wakers: BTreeMap<WatchId, Waker>,
-    /// Who waits until the node has caught up with a peer, or stops.
+    /// Who waits until the node is ready, or has caught up with a peer, or stops.
     joining: Vec<Waker>,
+    /// What they were told of last.
+    readiness: Readiness,
 }
 
 /// Everything in a simulation. Its handles lock it; all code of the simulator below them works on it.
@@ -284,6 +286,7 @@ impl World {
             liar: None,
             wakers: BTreeMap::new(),
             joining: Vec::new(),
+            readiness: Readiness::default(),
         });
         self.start(i, None);
         if self.seeds.is_none() {
@@ -315,6 +318,7 @@ impl World {
         }
         let node = &mut self.nodes[i];
         node.starts += 1;
+        node.readiness = Readiness::default();
         node.wake_at = None;
         node.replica = Some(Replica::new(setup));
         node.arrivals = Arrivals::default();
@@ -493,7 +497,8 @@ impl World {
             node.arrivals.follow(now, replica);
             let ready = replica.take_ready_watches().into_iter();
             self.woken.extend(ready.filter_map(|id| node.wakers.remove(&id)));
-            if replica.is_ready() {
+            let readiness = replica.readiness();
+            if std::mem::replace(&mut node.readiness, readiness) != readiness {
                 self.woken.append(&mut node.joining);
             }
         }

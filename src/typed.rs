@@ -260,6 +260,16 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// the node was closed before.
     fn joined(&self) -> impl Future<Output = bool> + Send + use<Self>;
 
+    /// Waits until the node has caught up with one peer since its start; at once where there is no peer to catch up
+    /// with. A node that goes on alone with what its disk holds has not: what [`joined`](Self::joined) waits for, and
+    /// this does not, is [`Readiness::Alone`](crate::status::Readiness::Alone) of a node with seeds. `false` if the
+    /// node was closed before.
+    fn caught_up(&self) -> impl Future<Output = bool> + Send + use<Self>;
+
+    /// Whether the node has merged the write of this key that has this stamp: it holds what was written, or knows that
+    /// it was replaced, deleted or has expired.
+    fn has_merged(&self, key: &str, stamp: Stamp) -> bool;
+
     /// The member whose run wrote what has this stamp. Known of living members and of those that are gone and not
     /// forgotten yet. Of the earlier runs of a member those are known, without metadata, that were replaced while this
     /// node ran and less than [`Config::forget_after`](crate::Config::forget_after) ago.
@@ -290,6 +300,10 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Writes a value unless the key holds exactly that: one value with these bytes, which does not expire and has no
     /// conflicts. `None` if there was nothing to do.
+    ///
+    /// It compares with what this node holds. A node that has just started holds nothing until it has caught up
+    /// ([`joined`](Self::joined)): what it writes before is concurrent with the values of the others, also if the bytes
+    /// are the same, and stays beside them until the next write of a node that has both.
     ///
     /// # Errors
     /// See [`WriteError`]; nothing is written then.

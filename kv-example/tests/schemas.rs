@@ -168,8 +168,9 @@ fn schemas_of_rust_types_judge_what_others_put() {
         let member = Node::builder("b").seeds([&node.addr]).security(security).config(Config::local());
         let member = member.start().await.unwrap();
         member.ready().await.unwrap();
-        _ = Live::<App>::builder(&member, "app/").put_schema().unwrap();
-        _ = Live::<App>::builder(&member, "whole").exact().put_schema().unwrap();
+        for builder in [Live::<App>::builder(&member, "app/"), Live::builder(&member, "whole").exact()] {
+            builder.put_schema().start().await.unwrap_err();
+        }
         member.map::<Host>("hosts/").put_schema().unwrap();
         for key in ["app/x", "whole", "hosts/x"] {
             eventually("the schema has arrived", || check(&node, key, "1")["schema"].is_string());

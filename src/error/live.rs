@@ -96,7 +96,7 @@ pub struct Rejected {
     pub error: Cause,
 }
 
-/// Why a live value did not start. Nothing follows the store, and nothing was written.
+/// Why a live value did not start. Nothing follows the store, and nothing was written but the schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LiveError {

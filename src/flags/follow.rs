@@ -75,6 +75,7 @@ impl<S: Store> FlagsBuilder<S> {
 
     /// Starts. It does not wait for the cluster: until the node has caught up with a peer, the flags are
     /// [`LiveState::Stale`], and of each the newest definition counts that this node, the earlier run or the program has.
+    /// What this node knows to be deleted does not count.
     ///
     /// # Errors
     /// [`LiveError::Rejected`] if the bundled definitions are not a file in flagd's format, or one of them is malformed:
@@ -119,7 +120,7 @@ impl<S: Store> FlagsBuilder<S> {
             shared: shared.clone(),
             pause: None,
             base: Some(base),
-            has_joined: false,
+            has_caught_up: false,
             keeper: Keeper::new(self.last_good, unreadable),
             end,
         };
@@ -150,7 +151,7 @@ enum FlagsCue {
     /// To look for definitions that have changed.
     Changed,
     /// To read them anew, from the store alone: the node has caught up.
-    Joined,
+    CaughtUp,
     /// To say what became of the file for the next start.
     Kept,
     /// Nothing any more.
@@ -169,7 +170,7 @@ struct FlagsTask<S: Store> {
     /// What counts beside the store until the node has caught up and the view shows something. `None`: that alone
     /// counts.
     base: Option<Vec<FlagSource>>,
-    has_joined: bool,
+    has_caught_up: bool,
     keeper: Keeper,
     /// Also if the task is dropped before it has run.
     end: EndGuard<S>,
@@ -178,9 +179,9 @@ struct FlagsTask<S: Store> {
 impl<S: Store> FlagsTask<S> {
     /// Follows the store until the node is closed or no handle is left.
     async fn run(mut self) {
-        let mut joined = pin!(self.store.joined());
+        let mut caught_up = pin!(self.store.caught_up());
         loop {
-            let cue = poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await;
+            let cue = poll_fn(|cx| self.poll_cue(caught_up.as_mut(), cx)).await;
             if matches!(cue, FlagsCue::Kept) {
                 self.publish();
                 continue;
@@ -188,7 +189,7 @@ impl<S: Store> FlagsTask<S> {
             if matches!(cue, FlagsCue::End) || drain(&mut self.watch).await.is_none() {
                 break;
             }
-            self.has_joined |= matches!(cue, FlagsCue::Joined);
+            self.has_caught_up |= matches!(cue, FlagsCue::CaughtUp);
             if self.look().is_none() {
                 break;
             }
@@ -203,7 +204,7 @@ impl<S: Store> FlagsTask<S> {
 
     fn poll_cue(
         &mut self,
-        joined: Pin<&mut impl Future<Output = bool>>,
+        caught_up: Pin<&mut impl Future<Output = bool>>,
         cx: &mut Context<'_>,
     ) -> Poll<FlagsCue> {
         if self.shared.is_abandoned(cx) {
@@ -222,15 +223,15 @@ impl<S: Store> FlagsTask<S> {
             Poll::Ready(None) => return Poll::Ready(FlagsCue::End),
             Poll::Pending => {}
         }
-        if self.base.is_none() || self.has_joined {
+        if self.base.is_none() || self.has_caught_up {
             return Poll::Pending;
         }
-        joined.poll(cx).map(|has_joined| if has_joined { FlagsCue::Joined } else { FlagsCue::End })
+        caught_up.poll(cx).map(|has_caught_up| if has_caught_up { FlagsCue::CaughtUp } else { FlagsCue::End })
     }
 
     /// Takes in what has changed, unless the rest of a batch is awaited. `None`: the node is closed.
     fn look(&mut self) -> Option<()> {
-        if !self.has_joined {
+        if !self.has_caught_up {
             // What is there of the cluster before the node has caught up is a part anyhow.
             self.view.look(&self.store);
             self.replace();
@@ -261,7 +262,12 @@ impl<S: Store> FlagsTask<S> {
 
     /// Takes in all definitions, and what counts beside the store.
     fn replace(&mut self) {
-        let mut sources = self.base.clone().unwrap_or_default();
+        // What the store knows of counts as the store has it: it may have been deleted.
+        let is_unknown = |source: &&FlagSource| match &source.from {
+            LiveSource::Key { key, stamp, .. } => !self.store.has_merged(key, *stamp),
+            _ => true,
+        };
+        let mut sources: Vec<FlagSource> = self.base.iter().flatten().filter(is_unknown).cloned().collect();
         let mut writers = BTreeMap::new();
         let entries = self.view.entries().filter(|entry| !is_schema(entry.key()));
         sources.extend(entries.map(|entry| self.source(entry, &mut writers)));

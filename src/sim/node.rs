@@ -19,7 +19,7 @@ use super::watch::SimWatch;
 use crate::arrivals::Arrival;
 use crate::error::WriteError;
 use crate::membership::Member;
-use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Replica, Status};
+use crate::replica::{Batch, FoldedShares, JoinProgress, PutOptions, Readiness, Replica, Status};
 use crate::store::OnlyIf;
 #[cfg(feature = "json")]
 use crate::store::WholeLook;
@@ -450,18 +450,26 @@ impl WriteReceipt for SimReceipt {
     }
 }
 
-/// Ends when a node has caught up with a peer, with `true`, or has stopped.
-struct SimJoined(SimNode);
+/// Ends when a node is ready, with `true`, or has stopped. With `needs_peer` it has to have caught up with a peer.
+struct SimJoined {
+    node: SimNode,
+    needs_peer: bool,
+}
 
 impl Future for SimJoined {
     type Output = bool;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
-        let mut world = self.0.world();
-        let i = self.0.i;
+        let mut world = self.node.world();
+        let i = self.node.i;
         let is_alone = world.is_alone(i);
         let Some(replica) = &world.nodes[i].replica else { return Poll::Ready(false) };
-        if is_alone || replica.is_ready() {
+        let is_over = match replica.readiness() {
+            Readiness::Joining => false,
+            Readiness::Alone => !self.needs_peer,
+            Readiness::Joined => true,
+        };
+        if is_alone || is_over {
             return Poll::Ready(true);
         }
         let waiting = &mut world.nodes[i].joining;
@@ -615,7 +623,15 @@ impl Store for SimNode {
     }
 
     fn joined(&self) -> impl Future<Output = bool> + Send + use<> {
-        SimJoined(self.clone())
+        SimJoined { node: self.clone(), needs_peer: false }
+    }
+
+    fn caught_up(&self) -> impl Future<Output = bool> + Send + use<> {
+        SimJoined { node: self.clone(), needs_peer: true }
+    }
+
+    fn has_merged(&self, key: &str, stamp: Stamp) -> bool {
+        self.read(|replica, _| replica.store.covers(&register(key), stamp)).unwrap_or_default()
     }
 
     fn member_of(&self, stamp: Stamp) -> Option<Member> {

@@ -14,6 +14,7 @@ mod layer;
 mod part;
 mod pieces;
 mod plan;
+mod schema_put;
 mod shared;
 #[cfg(any(feature = "config", feature = "figment"))]
 mod source;

@@ -154,7 +154,10 @@ impl<T: schemars::JsonSchema, S: Store> Map<T, S> {
     /// check` lists those that are there. Writes of this library are not compared with it, because what they write is of
     /// type `T`; what is read is decoded in any case.
     ///
-    /// Call it at each start: `None` if the key holds this schema already, and nothing was written.
+    /// Call it at each start, once the node has caught up: after `Node::ready` or [`Store::joined`]. A node that has
+    /// just started does not see that the schema is there, and what it writes then is a concurrent value beside those
+    /// of all earlier starts. `None` if the key holds this schema already, and nothing was written. A call that finds
+    /// concurrent values replaces all of them.
     ///
     /// ```
     /// # let node = tidings::sim::Sim::new(1).nodes(1).node(0);
@@ -171,7 +174,7 @@ impl<T: schemars::JsonSchema, S: Store> Map<T, S> {
     /// # Errors
     /// See [`WriteError`]; nothing is written then.
     pub fn put_schema(&self) -> Result<Option<S::Receipt>, WriteError> {
-        schema::put(&self.store, &self.prefix, schema::of_values::<T>())
+        self.store.put_if_changed(&schema::key(&self.prefix), &schema::bytes(schema::of_values::<T>()))
     }
 }
 

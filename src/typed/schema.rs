@@ -21,7 +21,7 @@ pub(crate) fn is_schema(key: &str) -> bool {
 }
 
 #[cfg(feature = "schemars")]
-pub(super) use of_types::{of_fields, of_values, put};
+pub(super) use of_types::{bytes, key, of_fields, of_values};
 
 #[cfg(feature = "schemars")]
 mod of_types {
@@ -31,8 +31,6 @@ mod of_types {
     use serde_json::Value;
 
     use super::{SCHEMA_OF_FIELDS, SCHEMA_SUFFIX};
-    use crate::error::WriteError;
-    use crate::typed::Store;
 
     /// The schema that every value of a type satisfies.
     pub(in crate::typed) fn of_values<T: JsonSchema>() -> Schema {
@@ -62,16 +60,17 @@ mod of_types {
         schema
     }
 
-    /// Puts a schema unless it is there.
-    pub(in crate::typed) fn put<S: Store>(
-        store: &S,
-        prefix: &str,
-        schema: Schema,
-    ) -> Result<Option<S::Receipt>, WriteError> {
+    /// The key of the schema of the values below a prefix.
+    pub(in crate::typed) fn key(prefix: &str) -> String {
+        format!("{prefix}{SCHEMA_SUFFIX}")
+    }
+
+    /// A schema as it stands in the store.
+    pub(in crate::typed) fn bytes(schema: Schema) -> Vec<u8> {
         let mut schema = schema.to_value();
         // Another program may have been built with objects that keep their order: the bytes must be the same.
         schema.sort_all_objects();
-        store.put_if_changed(&format!("{prefix}{SCHEMA_SUFFIX}"), schema.to_string().as_bytes())
+        schema.to_string().into_bytes()
     }
 
     /// Takes from a schema what a part of a value need not satisfy: that fields are there, and that exactly one of

@@ -3,9 +3,10 @@
 use std::fs;
 use std::sync::{Arc, Mutex};
 
+use tidings::Config;
 use tidings::flags::{Flags, FlagsBuilder};
 use tidings::live::{LiveError, LiveSource, LiveState};
-use tidings::sim::{Sim, SimNode};
+use tidings::sim::{DiskFault, Sim, SimNode};
 use tidings_proptest::{Folder, ms};
 
 use crate::{anonymous, number, shorts};
@@ -62,6 +63,45 @@ fn last_known_flags_serve_a_start_without_peers() {
     // The cluster has neither `b` nor what the program brings with it; a malformed definition keeps the last good one.
     assert_eq!((values(&flags), flags.state()), (([11, 20, 4], 0), LiveState::Rejected));
     assert!(fs::read_to_string(&path).unwrap().contains("flags/default/bad"));
+}
+
+#[test]
+fn node_that_is_alone_keeps_flags_that_are_newer() {
+    let folder = Folder::new();
+    let path = folder.at("flags.lastgood");
+    let mut sim = Sim::new(1).config(Config::local()).seeds(&[0, 1]).nodes_with_disk(2);
+    let start =
+        |sim: &mut Sim| started(Flags::builder(&sim.node(0), "flags/").last_good(&path), sim).unwrap();
+    let values = |flags: &Flags<SimNode>| {
+        (["a", "gone", "x"].map(|flag| flags.int(flag, 0, &anonymous())), flags.state())
+    };
+    sim.run_for(ms(10_000));
+    sim.node(1).put("flags/default/a", number(1)).unwrap();
+    sim.node(1).put("flags/default/gone", number(1)).unwrap();
+    sim.run_for(ms(10_000));
+    let flags = start(&mut sim);
+    sim.disk_fault(0, Some(DiskFault::Full));
+    sim.node(1).put("flags/default/x", number(1)).unwrap();
+    sim.run_for(ms(1_000));
+    assert_eq!(values(&flags), ([1, 1, 1], LiveState::Current));
+    let file = fs::read(&path).unwrap();
+    (0..2).for_each(|i| sim.crash(i));
+    sim.disk_fault(0, None);
+
+    sim.restart(0);
+    let flags = start(&mut sim);
+    sim.run_for(ms(60_000));
+    let node = sim.node(0);
+    assert!(node.joining().is_ready && node.get("flags/default/x").is_none(), "it is alone, its disk older");
+    assert_eq!(values(&flags), ([1, 1, 1], LiveState::Stale));
+    node.put("flags/default/a", number(2)).unwrap();
+    node.delete("flags/default/gone").unwrap();
+    sim.run_for(ms(1_000));
+    assert_eq!(values(&flags), ([2, 0, 1], LiveState::Stale));
+    assert_eq!(fs::read(&path).unwrap(), file, "nothing is kept of a store that may be older");
+    sim.restart(1);
+    sim.run_for(ms(60_000));
+    assert_eq!(values(&flags), ([2, 0, 1], LiveState::Current));
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tidings::Config;
 use tidings::Live;
 use tidings::live::{LiveError, LiveState, Values};
-use tidings::sim::Sim;
+use tidings::sim::{DiskFault, Sim};
 use tidings_proptest::{Folder, ms, nodes};
 
 use crate::{App, Plain, short, shorts, started};
@@ -72,6 +73,55 @@ fn start_without_peers_and_without_last_good_says_so() {
     sim.heal();
     sim.run_for(ms(10_000));
     assert_eq!(live.state(), LiveState::Current);
+}
+
+#[test]
+fn node_that_is_alone_keeps_a_file_that_is_newer() {
+    let folder = Folder::new();
+    let path = folder.at("good");
+    let mut sim = Sim::new(1).config(Config::local()).seeds(&[0, 1]).nodes_with_disk(2);
+    let start =
+        |sim: &mut Sim| started(Live::<Plain>::builder(&sim.node(0), "p/").last_good(&path), sim).unwrap();
+    let plain = |fields: &[(&str, u32)]| -> Plain {
+        fields.iter().map(|(field, value)| ((*field).to_owned(), *value)).collect()
+    };
+    sim.run_for(ms(10_000));
+    sim.node(1).batch().put("p/a", "1").put("p/gone", "1").commit().unwrap();
+    sim.run_for(ms(10_000));
+    let live = start(&mut sim);
+    sim.disk_fault(0, Some(DiskFault::Full));
+    sim.node(1).put("p/x", "1").unwrap();
+    sim.run_for(ms(1_000));
+    let kept = plain(&[("a", 1), ("gone", 1), ("x", 1)]);
+    assert_eq!((&*live.load(), live.state()), (&kept, LiveState::Current));
+    let file = fs::read(&path).unwrap();
+    (0..2).for_each(|i| sim.crash(i));
+    sim.disk_fault(0, None);
+
+    sim.restart(0);
+    let live = start(&mut sim);
+    assert_eq!((&*live.load(), live.state()), (&kept, LiveState::Stale));
+    sim.run_for(ms(60_000));
+    let node = sim.node(0);
+    assert!(node.joining().is_ready && node.get("p/x").is_none(), "it is alone, and its disk is older");
+    assert_eq!((&*live.load(), live.state()), (&kept, LiveState::Stale));
+    // What it writes and deletes itself counts, also after another start.
+    node.put("p/a", "2").unwrap();
+    node.delete("p/gone").unwrap();
+    sim.run_for(ms(1_000));
+    let newer = plain(&[("a", 2), ("x", 1)]);
+    assert_eq!((&*live.load(), live.state()), (&newer, LiveState::Stale));
+    sim.crash(0);
+    sim.restart(0);
+    sim.run_for(ms(60_000));
+    let live = start(&mut sim);
+    assert_eq!((&*live.load(), live.state()), (&newer, LiveState::Stale));
+    assert_eq!(fs::read(&path).unwrap(), file, "nothing is kept of a store that may be older");
+
+    sim.restart(1);
+    sim.run_for(ms(60_000));
+    assert_eq!((&*live.load(), live.state()), (&newer, LiveState::Current));
+    assert_ne!(fs::read(&path).unwrap(), file);
 }
 
 #[test]
@@ -157,6 +207,29 @@ fn last_good_values_are_written_once_the_disk_permits() {
     sim.run_for(ms(60_000));
     assert_eq!((live.state(), live.rejected().len()), (LiveState::Current, 0));
     assert!(fs::read_to_string(&path).unwrap().contains("p/a"));
+}
+
+#[test]
+fn value_nested_too_deep_leaves_the_last_good_file_readable() {
+    let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    let folder = Folder::new();
+    for depth in [100, 101, 123, 124, 125, 127] {
+        let path = folder.at(&depth.to_string());
+        let mut sim = Sim::new(1).nodes(1);
+        sim.node(0).put("p/a", "1").unwrap();
+        let live = started(Live::<Value>::builder(&sim.node(0), "p/").last_good(&path), &mut sim).unwrap();
+        sim.node(0).put("p/b/c", nested(depth)).unwrap();
+        sim.run_for(ms(10));
+        let is_taken = depth <= 100;
+        let state = if is_taken { LiveState::Current } else { LiveState::Rejected };
+        assert_eq!((live.state(), live.rejected().len()), (state, usize::from(!is_taken)), "{depth}");
+        drop(live);
+        let mut sim = Sim::new(2).nodes(2);
+        sim.partition(&[0], &[1]);
+        let live = started(Live::<Value>::builder(&sim.node(0), "p/").last_good(&path), &mut sim).unwrap();
+        assert_eq!((live.state(), live.rejected().len()), (LiveState::Stale, 0), "{depth}");
+        assert_eq!((&live.load()["a"], live.load()["b"].is_null()), (&json!(1), !is_taken), "{depth}");
+    }
 }
 
 #[test]

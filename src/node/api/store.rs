@@ -14,15 +14,13 @@ use crate::node::api::watch::Watch;
 use crate::node::net::peers::NodeEvent;
 #[cfg(feature = "json")]
 use crate::node::runtime::log::log_late_batch;
-use crate::node::runtime::shared::wall_ms;
+use crate::node::runtime::shared::{Shared, wall_ms};
 use crate::replica::{Batch, PutOptions};
 use crate::store::OnlyIf;
 #[cfg(feature = "json")]
 use crate::store::WholeLook;
 use crate::store::entry::{Entry, Revision};
-#[cfg(feature = "json")]
-use crate::store::key::register;
-use crate::store::key::{Space, counter_prefix, element_key};
+use crate::store::key::{Space, counter_prefix, element_key, register};
 use crate::store::watch::WatchOptions;
 use crate::time::Stamp;
 #[cfg(feature = "json")]
@@ -180,6 +178,22 @@ impl Store for Node {
     fn joined(&self) -> impl Future<Output = bool> + Send + use<> {
         let node = self.view();
         async move { node.ready().await.is_ok() }
+    }
+
+    fn caught_up(&self) -> impl Future<Output = bool> + Send + use<> {
+        let node = self.view();
+        async move {
+            let caught_up = |shared: &Shared| {
+                let Some(core) = shared.lock() else { return Some(false) };
+                shared.join_board.has_caught_up(&core.replica).then_some(true)
+            };
+            node.shared.wait_for(caught_up).await
+        }
+    }
+
+    fn has_merged(&self, key: &str, stamp: Stamp) -> bool {
+        let core = self.shared.lock_closed();
+        core.is_some_and(|core| core.replica.store.covers(&register(key), stamp))
     }
 
     fn member_of(&self, stamp: Stamp) -> Option<Member> {

@@ -42,9 +42,14 @@ impl JoinBoard {
         Self { is_alone: true, ..Self::default() }
     }
 
-    /// Whether the node has caught up with its cluster.
+    /// Whether the node is ready, alone or with others.
     pub(in crate::node) fn has_joined(&self, replica: &Replica) -> bool {
         self.readiness(replica).is_ready()
+    }
+
+    /// Whether the node has caught up with a peer, or has nobody to catch up with.
+    pub(in crate::node) fn has_caught_up(&self, replica: &Replica) -> bool {
+        self.is_alone || replica.readiness() == Readiness::Joined
     }
 
     /// Whether the node is ready, and whether it has caught up.

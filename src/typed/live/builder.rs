@@ -10,6 +10,7 @@ use super::Live;
 use super::keys::LiveKeys;
 use super::layer::{AnyLayer, Layer, any_layer};
 use super::plan::{LiveCheck, LivePlan};
+use super::schema_put::SchemaPut;
 use super::task::LiveTask;
 use crate::error::LiveError;
 #[cfg(feature = "schemars")]
@@ -30,6 +31,8 @@ pub struct LiveBuilder<T, S> {
     debounce: Duration,
     joined_timeout: Duration,
     last_good: Option<Arc<dyn LastGood>>,
+    /// The schema to put, under this key.
+    schema: Option<(String, Vec<u8>)>,
 }
 
 impl<T, S> std::fmt::Debug for LiveBuilder<T, S> {
@@ -49,6 +52,7 @@ impl<T, S: Store> LiveBuilder<T, S> {
             debounce: Duration::ZERO,
             joined_timeout: JOINED_TIMEOUT,
             last_good: None,
+            schema: None,
         }
     }
 
@@ -70,18 +74,16 @@ impl<T, S: Store> LiveBuilder<T, S> {
         self
     }
 
-    /// Puts the JSON Schema of `T` under the key `<prefix>$schema` ([`SCHEMA_SUFFIX`](crate::map::SCHEMA_SUFFIX)), at once
-    /// and unless the key holds it already. Tools of other people check what they write with it, as
-    /// [`Map::put_schema`](crate::Map::put_schema) tells.
+    /// Puts the JSON Schema of `T` under the key `<prefix>$schema` ([`SCHEMA_SUFFIX`](crate::map::SCHEMA_SUFFIX)), once
+    /// the node has caught up with a peer and unless the key holds it then. Tools of other people check what they write
+    /// with it, as [`Map::put_schema`](crate::Map::put_schema) tells. If it cannot be written,
+    /// [`Live::rejected`](crate::Live::rejected) says so, and it is tried again every 10 s.
     ///
     /// It is the schema of the whole value. What stands under one key is compared with the part of it that it gives:
     /// nothing is required, since other keys and layers give the rest ([`SCHEMA_OF_FIELDS`](crate::live::SCHEMA_OF_FIELDS)).
     /// With [`exact`](Self::exact) before this call the one key is compared with all of it.
-    ///
-    /// # Errors
-    /// See [`WriteError`](crate::WriteError); nothing is written then.
     #[cfg(feature = "schemars")]
-    pub fn put_schema(self) -> Result<Self, crate::error::WriteError>
+    pub fn put_schema(mut self) -> Self
     where
         T: schemars::JsonSchema,
     {
@@ -89,8 +91,9 @@ impl<T, S: Store> LiveBuilder<T, S> {
             LiveKeys::Prefix(_) => schema::of_fields::<T>(),
             LiveKeys::Exact(_) => schema::of_values::<T>(),
         };
-        schema::put(&self.store, self.keys.name(), schema)?;
-        Ok(self)
+        let key = schema::key(self.keys.name());
+        self.schema = Some((key, schema::bytes(schema)));
+        self
     }
 
     /// Adds a check. A value that it refuses is not applied. A check that panics refuses.
@@ -134,6 +137,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveBuilder<T, S> {
     /// # Errors
     /// See [`LiveError`].
     pub async fn start(self) -> Result<Live<T>, LiveError> {
+        let schema = self.schema.map(|(key, schema)| SchemaPut::new(&self.store, key, schema));
         let plan = LivePlan {
             store: self.store,
             keys: self.keys,
@@ -145,7 +149,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveBuilder<T, S> {
             last_good: self.last_good,
         };
         let store = plan.store.clone();
-        let task = boxed(LiveTask::begin(plan)).await?;
+        let task = boxed(LiveTask::begin(plan, schema)).await?;
         let live = Live::new(task.shared().clone());
         store.spawn(task.run());
         Ok(live)

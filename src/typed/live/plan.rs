@@ -42,12 +42,19 @@ pub(super) struct LivePlan<T, S> {
 pub(super) enum LiveBase {
     /// The keys of the store.
     Store,
-    /// The keys that an earlier run has kept.
-    Kept {
-        pieces: Vec<LivePiece>,
-        /// What this node has written itself since its start counts as well.
-        with_own: bool,
-    },
+    /// The keys that an earlier run has kept, and what counts of the store beside them.
+    Kept { pieces: Vec<LivePiece>, beside: KeptBeside },
+}
+
+/// What counts of the store beside the keys that an earlier run has kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeptBeside {
+    Nothing,
+    /// What this node has written itself since its start, before what was kept.
+    Own,
+    /// Everything: the node has nobody to catch up with for now, and what its disk held is no part of something. What
+    /// was kept counts only where the store does not know it: its last writes may be lost, and were kept.
+    All,
 }
 
 /// A value that is acceptable, and what it was made of.
@@ -92,15 +99,15 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         })
     }
 
-    /// Makes the first value of what was kept: with what this node has written itself if that is asked for and
-    /// acceptable, and otherwise without. Returns what is wrong with the former as well.
+    /// Makes the first value of what was kept: with what counts of the store if that is acceptable, and otherwise
+    /// without. Returns what is wrong with the former as well.
     pub(super) async fn make_of_kept(
         &self,
         base: &LiveBase,
     ) -> Result<(Made<T>, Vec<Rejected>), Vec<Rejected>> {
         match (self.make(base, None, None).await, base) {
-            (Err(wrong), LiveBase::Kept { pieces, with_own: true }) => {
-                let alone = LiveBase::Kept { pieces: pieces.clone(), with_own: false };
+            (Err(wrong), LiveBase::Kept { pieces, beside }) if *beside != KeptBeside::Nothing => {
+                let alone = LiveBase::Kept { pieces: pieces.clone(), beside: KeptBeside::Nothing };
                 Ok((self.make(&alone, None, None).await?, wrong))
             }
             (made, _) => Ok((made?, Vec::new())),
@@ -147,23 +154,36 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         if rejected.is_empty() { Ok(pieces) } else { Err(rejected) }
     }
 
-    /// The keys of the store, or what was kept of them with what this node has written itself since its start.
+    /// The keys of the store, or what was kept of them with what counts of the store beside it. `entries` are in the
+    /// order of their keys.
     fn pieces_of_keys(&self, base: &LiveBase, entries: &[Entry]) -> Vec<Result<LivePiece, Rejected>> {
-        let LiveBase::Kept { pieces: kept, with_own } = base else {
+        let LiveBase::Kept { pieces: kept, beside } = base else {
             return self.keys.pieces(&self.store, entries.iter());
         };
-        // What earlier runs of this node wrote does not count: the file of last good values is newer.
-        let is_own = |entry: &&Entry| {
-            let is_own = |member: Member| member.state.is_alive() && member.name == self.store.name();
-            *with_own && self.store.member_of(entry.stamp()).is_some_and(is_own)
+        let counts = |entry: &&Entry| match beside {
+            KeptBeside::Nothing => false,
+            // What earlier runs of this node wrote does not count: the file of last good values is newer.
+            KeptBeside::Own => is_own(&self.store, entry),
+            KeptBeside::All => true,
         };
-        let own = self.keys.pieces(&self.store, entries.iter().filter(is_own));
+        let held: Vec<&Entry> = entries.iter().filter(counts).collect();
+        let is_newest = |piece: &&LivePiece| {
+            let LiveSource::Key { key, stamp, .. } = &piece.from else { unreachable!("keys alone are kept") };
+            let at = held.binary_search_by(|entry| entry.key().cmp(key)).ok();
+            match beside {
+                KeptBeside::All => {
+                    at.is_none_or(|at| held[at].stamp() < *stamp) && !self.store.has_merged(key, *stamp)
+                }
+                _ => at.is_none(),
+            }
+        };
         let key = |piece: &Result<LivePiece, Rejected>| match piece {
             Ok(LivePiece { from: LiveSource::Key { key, .. }, .. })
             | Err(Rejected { from: Some(LiveSource::Key { key, .. }), .. }) => key.clone(),
             _ => unreachable!("pieces of keys name them"),
         };
-        let all = kept.iter().cloned().map(Ok).chain(own);
+        let of_store = self.keys.pieces(&self.store, held.iter().copied());
+        let all = of_store.into_iter().chain(kept.iter().filter(is_newest).cloned().map(Ok));
         let by_key: BTreeMap<String, Result<LivePiece, Rejected>> =
             all.map(|piece| (key(&piece), piece)).collect();
         by_key.into_values().collect()
@@ -204,6 +224,12 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LivePlan<T, S> {
         let decode = move |bytes: &[u8]| last_good::decode(&of, bytes);
         kept::read(self.store.view(), self.last_good.clone(), decode).await
     }
+}
+
+/// Whether this run of the node has written what counts at a key.
+pub(super) fn is_own(store: &impl Store, entry: &Entry) -> bool {
+    let is_own = |member: Member| member.state.is_alive() && member.name == store.name();
+    store.member_of(entry.stamp()).is_some_and(is_own)
 }
 
 /// Why a value could not be decoded.

@@ -23,10 +23,11 @@ pub enum LiveState {
     /// The store or a layer holds something that is not acceptable. The value is the last good one, and
     /// [`Live::rejected`](crate::Live::rejected) says why.
     Rejected,
-    /// The node has not caught up with a peer since the live value was started. The value comes from the last good one
-    /// of an earlier run and this node's own writes or, without one, from what this node holds itself. Or a batch of
-    /// another node has been arriving for more than 2 s: the value is the one before it, or at a start without one,
-    /// what had come of the batch by then.
+    /// The node has not caught up with a peer since its start. The value comes from the last good one of an earlier run
+    /// and this node's own writes or, without one, from what this node holds itself. A node that goes on alone with
+    /// what its disk holds takes that, and of the last good one what the disk does not know. Or a batch of another node
+    /// has been arriving for more than 2 s: the value is the one before it, or at a start without one, what had come of
+    /// the batch by then.
     Stale,
     /// The node is closed. The value does not change any more.
     Ended,

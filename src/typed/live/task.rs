@@ -5,7 +5,7 @@
 //! waits for the rest of a batch, everything else goes on. The task ends when the node is closed or the last handle is
 //! dropped, and however it ends, the handles learn of it.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,7 +13,8 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
-use super::plan::{LiveBase, LivePlan, Made};
+use super::plan::{KeptBeside, LiveBase, LivePlan, Made};
+use super::schema_put::SchemaPut;
 use super::shared::{LiveRequest, LiveShared, LiveState};
 use crate::error::{LiveError, Rejected};
 use crate::typed::kept::Keeper;
@@ -29,11 +30,22 @@ enum LiveCue {
     /// To make the value anew, whether the store has changed or not.
     Reload,
     /// To make the value anew, of the store alone: the node has caught up.
-    Joined,
-    /// To say what became of the file for the next start.
+    CaughtUp,
+    /// To make the value anew, of all that the store holds and what was kept: the node goes on alone.
+    Alone,
+    /// To say what became of the file for the next start, or of the schema.
     Kept,
     /// Nothing any more.
     End,
+}
+
+/// What the value is to be made of once the view shows something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    /// The store alone: the node has caught up.
+    Store,
+    /// All that the store holds, and what was kept: the node goes on alone.
+    StoreAndKept,
 }
 
 /// A live value that has begun.
@@ -49,26 +61,47 @@ pub(super) struct LiveTask<T, S: Store> {
     shared: Arc<LiveShared<T>>,
     /// What the value is made of until the node has caught up and the view shows something. `None`: it is made of that.
     instead: Option<LiveBase>,
-    has_joined: bool,
+    /// `None`: nothing else than now.
+    ahead: Option<Ahead>,
     keeper: Keeper,
-    /// The state, and what is not applied, beside what the keeper has to say.
+    schema: Option<SchemaPut<S>>,
+    /// The state, and what is not applied, beside what the keeper and the schema have to say.
     noted: (LiveState, Vec<Rejected>),
     /// Also if the task is dropped before it has run.
     end: EndGuard<S>,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
-    /// Makes the first value: of the store, or of what an earlier run has kept, or of what the node holds itself.
-    pub(super) async fn begin(plan: LivePlan<T, S>) -> Result<Self, LiveError> {
+    /// Waits until the node is ready, makes the first value, and puts the schema if the node has caught up.
+    pub(super) async fn begin(
+        plan: LivePlan<T, S>,
+        mut schema: Option<SchemaPut<S>>,
+    ) -> Result<Self, LiveError> {
         // Before the first look at the store, so that no change after it is missed.
         let watch = plan.watch();
-        let joined = first_of(plan.store.joined(), plan.store.sleep(plan.joined_timeout)).await;
-        if joined == Some(false) {
-            return Err(LiveError::Closed);
+        let beside = match first_of(plan.store.joined(), plan.store.sleep(plan.joined_timeout)).await {
+            None => KeptBeside::Own,
+            Some(false) => return Err(LiveError::Closed),
+            Some(true) => match first_of(plan.store.caught_up(), ready(())).await {
+                None => KeptBeside::All,
+                Some(false) => return Err(LiveError::Closed),
+                Some(true) => KeptBeside::Nothing,
+            },
+        };
+        if let (KeptBeside::Nothing, Some(schema)) = (beside, &mut schema) {
+            // Also if the value is not acceptable: the schema tells those who correct it what is.
+            _ = poll_fn(|cx| Poll::Ready(schema.poll(&plan.store, cx))).await;
         }
-        let has_joined = joined.is_some();
+        let task = Self { schema, ..Self::first(plan, watch, beside).await? };
+        task.tell();
+        Ok(task)
+    }
+
+    /// Makes the first value: of the store, or of what an earlier run has kept, or of what the node holds itself.
+    async fn first(plan: LivePlan<T, S>, watch: S::Watch, beside: KeptBeside) -> Result<Self, LiveError> {
+        let has_caught_up = beside == KeptBeside::Nothing;
         let (mut rejected, mut view) = (Vec::new(), WholeView::new(plan.keys.name()));
-        if has_joined {
+        if has_caught_up {
             while !plan.keys.seek(&plan.store, &mut view).ok_or(LiveError::Closed)? {
                 plan.store.sleep(view.pause().unwrap_or_default()).await;
             }
@@ -87,18 +120,21 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             None
         });
         if let Some(pieces) = kept {
-            let base = LiveBase::Kept { pieces, with_own: !has_joined };
+            let base = LiveBase::Kept { pieces, beside };
             match plan.make_of_kept(&base).await {
                 Ok((made, wrong)) => {
                     rejected.extend(wrong);
-                    let (state, instead) =
-                        if has_joined { (LiveState::Rejected, None) } else { (LiveState::Stale, Some(base)) };
+                    let (state, instead) = if has_caught_up {
+                        (LiveState::Rejected, None)
+                    } else {
+                        (LiveState::Stale, Some(base))
+                    };
                     return Ok(Self::new(plan, watch, view, made, state, instead, rejected));
                 }
                 Err(errors) => rejected.extend(errors),
             }
         }
-        if has_joined {
+        if has_caught_up {
             return Err(LiveError::Rejected(rejected));
         }
         match plan.make(&LiveBase::Store, None, None).await {
@@ -127,12 +163,13 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         let ended = shared.clone();
         let end = EndGuard::new(plan.store.clone(), plan.keys.name(), move || ended.end());
         let keeper = Keeper::new(plan.last_good.clone(), None);
-        let (has_news, has_joined, noted) = (false, false, (state, rejected));
+        let (has_news, schema, noted) = (false, None, (state, rejected));
         let pause = view.pause().map(|pause| boxed(plan.store.sleep(pause)));
-        let task =
-            Self { plan, watch, has_news, view, pause, shared, instead, has_joined, keeper, noted, end };
-        task.tell();
-        task
+        let ahead = match instead {
+            Some(LiveBase::Kept { beside: KeptBeside::All, .. }) => Some(Ahead::StoreAndKept),
+            _ => None,
+        };
+        Self { plan, watch, has_news, view, pause, shared, instead, ahead, keeper, schema, noted, end }
     }
 
     pub(super) fn shared(&self) -> &Arc<LiveShared<T>> {
@@ -142,15 +179,17 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     /// Follows the store until the node is closed or no handle is left.
     pub(super) async fn run(mut self) {
         let mut joined = pin!(self.plan.store.joined());
+        let mut caught_up = pin!(self.plan.store.caught_up());
         loop {
-            let cue = poll_fn(|cx| self.poll_cue(joined.as_mut(), cx)).await;
+            let cue = poll_fn(|cx| self.poll_cue(joined.as_mut(), caught_up.as_mut(), cx)).await;
             match cue {
                 LiveCue::End => break,
                 LiveCue::Kept => {
                     self.tell();
                     continue;
                 }
-                LiveCue::Joined => self.has_joined = true,
+                LiveCue::CaughtUp => self.ahead = Some(Ahead::Store),
+                LiveCue::Alone => self.ahead = Some(Ahead::StoreAndKept),
                 LiveCue::Changed | LiveCue::Reload if !self.plan.debounce.is_zero() => {
                     self.plan.store.sleep(self.plan.debounce).await;
                 }
@@ -173,6 +212,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
     fn poll_cue(
         &mut self,
         joined: Pin<&mut impl Future<Output = bool>>,
+        caught_up: Pin<&mut impl Future<Output = bool>>,
         cx: &mut Context<'_>,
     ) -> Poll<LiveCue> {
         match self.shared.poll_request(cx) {
@@ -180,7 +220,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             Poll::Ready(LiveRequest::Reload) => return Poll::Ready(LiveCue::Reload),
             Poll::Pending => {}
         }
-        if self.keeper.poll(&self.plan.store, cx).is_ready() {
+        if self.poll_schema(cx).is_ready() || self.keeper.poll(&self.plan.store, cx).is_ready() {
             return Poll::Ready(LiveCue::Kept);
         }
         if let Some(pause) = &mut self.pause {
@@ -196,17 +236,40 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             Poll::Ready(None) => return Poll::Ready(LiveCue::End),
             Poll::Pending => {}
         }
-        if self.instead.is_none() || self.has_joined {
+        if self.instead.is_none() || self.ahead == Some(Ahead::Store) {
             return Poll::Pending;
         }
-        joined.poll(cx).map(|has_joined| if has_joined { LiveCue::Joined } else { LiveCue::End })
+        if let Poll::Ready(has_caught_up) = caught_up.poll(cx) {
+            return Poll::Ready(if has_caught_up { LiveCue::CaughtUp } else { LiveCue::End });
+        }
+        match (&self.instead, self.ahead) {
+            (Some(LiveBase::Kept { beside: KeptBeside::Own, .. }), None) => {
+                joined.poll(cx).map(|is_alone| if is_alone { LiveCue::Alone } else { LiveCue::End })
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Puts the schema if it is due and the node has caught up. Ready when there is something else to say about it.
+    fn poll_schema(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.schema {
+            Some(schema) if self.instead.is_none() => schema.poll(&self.plan.store, cx),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Whether the value is made of what the view shows. Before the node is ready, what is there of the cluster is a part
+    /// anyhow.
+    fn follows_view(&self) -> bool {
+        let takes_all = matches!(self.instead, None | Some(LiveBase::Kept { beside: KeptBeside::All, .. }));
+        takes_all && self.ahead.is_none()
     }
 
     /// Looks at the store, unless a pause is running. Returns whether the value is to be made anew; not while the rest
     /// of a batch is awaited. `None`: the node is closed.
     async fn look(&mut self) -> Option<bool> {
         drain(&mut self.watch).await?;
-        if self.instead.is_some() && !self.has_joined {
+        if self.ahead.is_none() && !self.follows_view() {
             return Some(true);
         }
         if self.pause.is_some() {
@@ -214,18 +277,28 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
         }
         let shows_more = self.plan.keys.seek(&self.plan.store, &mut self.view)?;
         self.pause = self.view.pause().map(|pause| boxed(self.plan.store.sleep(pause)));
-        self.instead.take_if(|_| shows_more);
+        match self.ahead.take_if(|_| shows_more) {
+            Some(Ahead::Store) => self.instead = None,
+            Some(Ahead::StoreAndKept) => self.take_all_beside(),
+            None => {}
+        }
         Some(shows_more)
+    }
+
+    /// From now on everything that the store holds counts beside what was kept.
+    fn take_all_beside(&mut self) {
+        if let Some(LiveBase::Kept { beside, .. }) = &mut self.instead {
+            *beside = KeptBeside::All;
+        }
     }
 
     /// Makes the value anew and publishes it if it is acceptable. `None` if the node was closed meanwhile: then what
     /// was read of it counts for nothing.
     async fn make_anew(&mut self) -> Option<()> {
         let good = self.shared.tree();
-        let made = match &self.instead {
-            Some(base) => self.plan.make(base, Some(&good), None).await,
-            None => self.plan.make(&LiveBase::Store, Some(&good), Some(&self.view)).await,
-        };
+        let base = self.instead.as_ref().unwrap_or(&LiveBase::Store);
+        let view = self.follows_view().then_some(&self.view);
+        let made = self.plan.make(base, Some(&good), view).await;
         self.has_news |= drain(&mut self.watch).await?;
         let state = match (&self.instead, &made) {
             (Some(_), _) => LiveState::Stale,
@@ -260,6 +333,7 @@ impl<T: DeserializeOwned + Send + Sync + 'static, S: Store> LiveTask<T, S> {
             state = LiveState::Stale;
         }
         rejected.extend(self.keeper.fault().cloned());
+        rejected.extend(self.schema.as_ref().and_then(SchemaPut::fault).cloned());
         if let Some(before) = self.shared.note_state(state, &rejected) {
             self.plan.store.note_rejected(self.plan.keys.name(), &before, &rejected);
         }
