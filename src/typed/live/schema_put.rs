@@ -71,13 +71,12 @@ impl<S: Store> SchemaPut<S> {
             path: String::new(),
             error: Cause::new(format!("the schema \"{}\" could not be put: {error}", self.key)),
         });
-        self.state = match &fault {
-            None => SchemaState::Put,
-            Some(_) => {
-                let mut pause: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(store.sleep(RETRY_PAUSE));
-                _ = pause.as_mut().poll(cx);
-                SchemaState::Pausing(pause)
-            }
+        self.state = if fault.is_some() {
+            let mut pause: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(store.sleep(RETRY_PAUSE));
+            _ = pause.as_mut().poll(cx);
+            SchemaState::Pausing(pause)
+        } else {
+            SchemaState::Put
         };
         if fault == self.fault {
             return Poll::Pending;
