@@ -14,6 +14,7 @@ use futures_core::Stream;
 
 use super::plan::is_own;
 use crate::error::{Cause, Rejected};
+use crate::store::watch::WatchOptions;
 use crate::typed::Store;
 
 /// The pause before a schema that could not be put is tried again.
@@ -40,9 +41,8 @@ enum SchemaState {
 }
 
 impl<S: Store> SchemaPut<S> {
-    #[cfg(feature = "schemars")]
     pub(super) fn new(store: &S, key: String, schema: Vec<u8>) -> Self {
-        let options = crate::store::watch::WatchOptions::new().without_current().exact();
+        let options = WatchOptions::new().without_current().exact();
         let watch = store.watch_with(&key, options);
         Self { key, schema, watch, state: SchemaState::Due, fault: None }
     }
