@@ -81,7 +81,8 @@ mod voter_list;
 
 pub use candidate::Attempts;
 use candidate::Candidacy;
-pub(crate) use change::{Ask, StoredTimes};
+pub(crate) use change::StoredTimes;
+pub(crate) use driver::Ask;
 use driver::{Asked, Change};
 pub(crate) use messages::ElectionMessage;
 use messages::{Call, Request, VoterAnswer};

@@ -57,7 +57,7 @@
 
 use std::time::Duration;
 
-use super::driver::{Asked, AskedStage, Change, ChangeAnswer, ChangePeer, ChangeStage};
+use super::driver::{Ask, Asked, AskedStage, Change, ChangeAnswer, ChangePeer, ChangeStage};
 use super::messages::{Call, Request, Standing, VoterAnswer, VoterStatement};
 use super::voter::{clock_now, is_possible};
 use super::voter_list::{Ballots, Electorate, VoterList, VoterSets, checked_names, credible_max};
@@ -67,15 +67,6 @@ use crate::controls::Control;
 use crate::error::SetVotersError;
 use crate::id::RunId;
 use crate::time::{HybridClock, Stamp, Time};
-
-/// What a call on this node asks for.
-#[derive(Clone, Debug)]
-pub(crate) enum Ask {
-    /// Other voters.
-    Voters(Vec<String>),
-    /// Other shared settings, whose lease times differ from the present ones.
-    Settings(ClusterSettings),
-}
 
 /// What the store says of the times that the voters share.
 #[derive(Clone, Copy, Debug, Default)]

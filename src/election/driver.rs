@@ -4,10 +4,19 @@
 use std::time::Duration;
 
 use super::VoterRules;
-use super::change::Ask;
 use super::voter_list::{Electorate, Step, VoterList};
+use crate::config::ClusterSettings;
 use crate::id::RunId;
 use crate::time::Stamp;
+
+/// What a call on this node asks for.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    /// Other voters.
+    Voters(Vec<String>),
+    /// Other shared settings, whose lease times differ from the present ones.
+    Settings(ClusterSettings),
+}
 
 /// This node drives the next step of a change.
 #[derive(Debug)]
