@@ -185,10 +185,6 @@ impl Engine {
         })
     }
 
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Opens the store and reads everything that it holds.
     pub(in crate::node) fn load(&mut self) -> Result<Saved, StartError> {
         self.read().map_err(|fault| self.start_error(fault))

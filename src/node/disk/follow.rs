@@ -105,7 +105,6 @@ pub(in crate::node) fn attach(shared: &Arc<Shared>, opened: Opened) {
     drop(core);
     let Some(engine) = engine else { return };
     event.into_iter().for_each(|event| shared.report(event));
-    shared.disk.dir.set(engine.dir().to_owned()).expect("a node has one disk");
     #[cfg(feature = "__controls")]
     shared.disk.fault.set(engine.fault.clone()).expect("a node has one disk");
     let following = shared.clone();

@@ -21,9 +21,6 @@ pub(in crate::node) struct DiskLink {
     /// Held while a snapshot is written: each takes a second copy of the store in memory.
     #[cfg(feature = "durable")]
     pub(super) snapshot: Mutex<()>,
-    /// The data directory.
-    #[cfg(feature = "durable")]
-    pub(super) dir: OnceLock<std::path::PathBuf>,
     #[cfg(all(feature = "durable", feature = "__controls"))]
     pub(in crate::node) fault: OnceLock<std::sync::Arc<Mutex<Option<std::io::ErrorKind>>>>,
 }

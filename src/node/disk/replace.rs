@@ -1,8 +1,7 @@
 //! Files that are replaced as a whole.
 //!
 //! A temporary file is locked until it was renamed. One that is not locked was left by a process that was killed; the
-//! next write to the same path removes it. In a folder of one process alone [`remove_all_leftovers`] removes those of
-//! other paths, too. Never call it for other folders: not everywhere is a lock seen from another machine.
+//! next write to the same path removes it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -20,8 +19,7 @@ pub(in crate::node) fn replace_file(
     path: &Path,
     write: impl FnOnce(File) -> io::Result<()>,
 ) -> io::Result<()> {
-    let name = path.file_name().and_then(OsStr::to_str);
-    remove_leftovers(folder(path), |of| Some(of) == name);
+    remove_leftovers(path);
     let (temporary, file) = begin(path)?;
     // A second handle keeps the lock until the file has its name.
     let locked = file.try_clone()?;
@@ -60,16 +58,11 @@ fn begin(path: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// Removes all temporary files beside the path whose writers have ended.
-#[cfg(feature = "durable")]
-pub(super) fn remove_all_leftovers(path: &Path) {
-    remove_leftovers(folder(path), |_| true);
-}
-
-/// Removes temporary files for the files of these names whose writers have ended. What cannot be read or removed stays.
-fn remove_leftovers(folder: &Path, is_of: impl Fn(&str) -> bool) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().and_then(final_name).is_some_and(&is_of)
+/// Removes temporary files of the path whose writers have ended. What cannot be read or removed stays.
+fn remove_leftovers(path: &Path) {
+    let Some(name) = path.file_name() else { return };
+    for entry in fs::read_dir(folder(path)).into_iter().flatten().flatten() {
+        if is_temporary(&entry.file_name(), name)
             && entry.file_type().is_ok_and(|kind| kind.is_file())
             && let Ok(file) = File::open(entry.path())
             && file.try_lock().is_ok()
@@ -79,11 +72,11 @@ fn remove_leftovers(folder: &Path, is_of: impl Fn(&str) -> bool) {
     }
 }
 
-/// For which file a temporary file of this name was written. `None`: it is the name of no temporary file.
-fn final_name(name: &str) -> Option<&str> {
-    let (of, numbers) = name.strip_suffix(".tmp")?.rsplit_once('.')?;
-    let (id, number) = numbers.split_once('-')?;
-    (u32::from_str_radix(id, 16).is_ok() && number.parse::<u64>().is_ok()).then_some(of)
+/// Whether `name` is that of a temporary file for a file of the name `of`.
+fn is_temporary(name: &OsStr, of: &OsStr) -> bool {
+    let rest = name.to_str().zip(of.to_str()).and_then(|(name, of)| name.strip_prefix(of));
+    let numbers = rest.and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".tmp")?.split_once('-'));
+    numbers.is_some_and(|(id, number)| u32::from_str_radix(id, 16).is_ok() && number.parse::<u64>().is_ok())
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use crate::error::{BoxedError, Cause, SnapshotError, StartError};
-use crate::node::disk::replace::remove_all_leftovers;
 use crate::node::runtime::shared::Shared;
 use crate::replica::SnapshotCursor;
 use crate::replica::saved::{self, DiskChange, RECORD_HEADER_BYTES, Saved};
@@ -30,12 +29,9 @@ const TRIES: usize = 3;
 type DiskChanges = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Takes a snapshot, once no other one is being written. It is written to a temporary file, synced, and then renamed to
-/// its path. Below the data directory, which no other process uses, parts of snapshots of killed processes are removed.
+/// its path.
 pub(in crate::node) fn write(shared: &Shared, path: &Path) -> Result<(), SnapshotError> {
     let _alone = shared.disk.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-    if shared.disk.dir.get().is_some_and(|dir| path.starts_with(dir)) {
-        remove_all_leftovers(path);
-    }
     let changes = collect(shared).ok_or(SnapshotError::Failed)?;
     super::replace_file(path, |file| write_file(file, changes))
         .map_err(|error| SnapshotError::File { path: path.display().to_string(), reason: Cause::new(error) })
@@ -154,32 +150,6 @@ impl Iterator for SnapshotRecords {
 mod tests {
     use super::*;
     use crate::node::runtime::shared::tests::shared;
-
-    #[test]
-    fn snapshot_removes_parts_of_other_ones_in_the_data_directory() {
-        let shared = shared();
-        let root = std::env::temp_dir().join(format!("tidings-parts-{}", std::process::id()));
-        let folders = ["data/snapshots", "elsewhere"].map(|folder| root.join(folder));
-        shared.disk.dir.set(root.join("data")).unwrap();
-        for folder in &folders {
-            std::fs::create_dir_all(folder).unwrap();
-            for name in ["a", "a.3f-1.tmp", "part.3f-1.tmp", "notes.tmp"] {
-                std::fs::write(folder.join(name), "a part").unwrap();
-            }
-            write(&shared, &folder.join("b")).unwrap();
-        }
-        let names = |folder: &Path| {
-            let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
-            names.collect::<std::collections::BTreeSet<_>>()
-        };
-        assert_eq!(names(&folders[0]), ["a", "b", "notes.tmp"].map(Into::into).into());
-        // Another process may use the other folder.
-        assert_eq!(
-            names(&folders[1]),
-            ["a", "a.3f-1.tmp", "b", "notes.tmp", "part.3f-1.tmp"].map(Into::into).into()
-        );
-        std::fs::remove_dir_all(root).unwrap();
-    }
 
     #[test]
     fn snapshot_waits_while_another_one_is_written() {
