@@ -329,6 +329,10 @@ mod tests {
             own.handle(Time::default(), Input::LinkIdentified(*id, &member(id.number()), 0));
         }
         exchange(Time::default(), &mut own, &mut peers);
+        // All begin at once, so none has caught up before this time.
+        let begun = Time::default().later_by(Config::lan().probe_interval);
+        own.handle(begun, Input::Wake);
+        exchange(begun, &mut own, &mut peers);
         for round in 1..3 {
             let at = Time::default().later_by(Duration::from_millis(700 * round));
             for peer in peers.values_mut() {
