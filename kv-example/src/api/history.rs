@@ -49,20 +49,20 @@ enum Event {
     /// A delete or an expiry, as it is told.
     Gone {
         told: Value,
-        /// When it was, at the earliest. An expiry has no stamp, nor has a delete of which only a repair told: then
-        /// this is the greatest time among the changes that came before it.
-        since_ms: u64,
+        /// Its stamp. An expiry has none, nor has a delete of which only a repair told: then this is the greatest one
+        /// among the changes that came before it.
+        since: Option<Stamp>,
         /// How many changes came before it.
         place: usize,
     },
 }
 
 impl Event {
-    /// Orders events by time; of those of one time deletes and expiries come last, in the order of the change log.
-    fn order(&self) -> (u64, usize) {
+    /// Orders events by their stamps; what has none comes behind the changes before it, in the order of the change log.
+    fn order(&self) -> (Option<Stamp>, usize) {
         match self {
-            Self::Put(entry) | Self::Lost(entry) => (entry.stamp().wall_ms(), 0),
-            Self::Gone { since_ms, place, .. } => (*since_ms, place + 1),
+            Self::Put(entry) | Self::Lost(entry) => (Some(entry.stamp()), 0),
+            Self::Gone { since, place, .. } => (*since, place + 1),
         }
     }
 
@@ -134,23 +134,22 @@ async fn deletes(app: &App, what: &What, until: Instant) -> Option<Deletes> {
         let floor = app.node.status().store?.floor;
         let mut watch = app.node.watch_with(&what.prefix, WatchOptions::new().resume_from(floor));
         let mut events = Vec::new();
-        let (mut read, mut latest_ms) = (0, 0);
+        let (mut read, mut latest) = (0, None);
         let has_all = loop {
             let Ok(event) = timeout_at(until, watch.next()).await else { break Some(false) };
             let gone = match event? {
                 WatchEvent::Put(entry) => {
-                    latest_ms = latest_ms.max(entry.stamp().wall_ms());
+                    latest = latest.max(Some(entry.stamp()));
                     None
                 }
                 WatchEvent::Delete { key, revision, stamp, writer } => {
-                    let time_ms = stamp.map(Stamp::wall_ms);
-                    latest_ms = latest_ms.max(time_ms.unwrap_or_default());
-                    let stamp = stamp.map(|stamp| stamp.to_string());
+                    latest = latest.max(stamp);
                     let told = json!({
-                        "event": "delete", "key": &key, "revision": revision, "stamp": stamp, "time_ms": time_ms,
+                        "event": "delete", "key": &key, "revision": revision,
+                        "stamp": stamp.map(|stamp| stamp.to_string()), "time_ms": stamp.map(Stamp::wall_ms),
                         "writer": writer,
                     });
-                    Some((key, told, time_ms))
+                    Some((key, told, stamp))
                 }
                 WatchEvent::Expired { key, revision } => {
                     let told = json!({ "event": "expired", "key": &key, "revision": revision });
@@ -161,10 +160,10 @@ async fn deletes(app: &App, what: &What, until: Instant) -> Option<Deletes> {
                 WatchEvent::Resync => break None,
                 _ => None,
             };
-            if let Some((key, told, time_ms)) = gone
+            if let Some((key, told, stamp)) = gone
                 && what.has(&key)
             {
-                events.push(Event::Gone { told, since_ms: time_ms.unwrap_or(latest_ms), place: read });
+                events.push(Event::Gone { told, since: stamp.or(latest), place: read });
             }
             read += 1;
             if read % EVENTS_PER_TURN == 0 {
