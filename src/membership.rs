@@ -167,6 +167,8 @@ pub(crate) struct Members {
     /// The failure detector's timers, by (time, sequence number), each with the time at which it was set.
     timers: BTreeMap<(Duration, u64), (Timer<SwimId>, Duration)>,
     sequence: u64,
+    /// The failure detector's present token: it ignores timers with an earlier one.
+    timer_token: foca::TimerToken,
     known: BTreeMap<RunId, KnownMember>,
     ended: BTreeMap<RunId, EndedRun>,
     topology: Topology,
@@ -223,6 +225,7 @@ impl Members {
             wishes: FocaEffects::default(),
             timers: BTreeMap::new(),
             sequence: 0,
+            timer_token: foca::TimerToken::default(),
             known: BTreeMap::new(),
             ended: BTreeMap::new(),
             topology: Topology::default(),

@@ -45,6 +45,9 @@ impl Members {
     }
 
     pub(super) fn plan(&mut self, at: Duration, timer: Timer<SwimId>, since: Duration) {
+        if let Timer::ProbeRandomMember(token) = timer {
+            self.timer_token = token;
+        }
         if matches!(timer, Timer::ProbeRandomMember(_) | Timer::PeriodicGossip(_)) {
             // `foca` begins this cycle anew whenever the first member comes. Only the latest timer counts.
             let kind = discriminant(&timer);
@@ -87,8 +90,11 @@ impl Members {
                 .for_each(|at| *at += late);
         }
         while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now.mono) {
-            let (timer, since) = first.remove();
-            if matches!(timer, Timer::ChangeSuspectToDown { .. }) {
+            let (mut timer, since) = first.remove();
+            if let Timer::ChangeSuspectToDown { token, .. } = &mut timer {
+                // A suspicion goes on when this node takes a later identity. Nothing else would ever end it: a member
+                // that is suspected already is not suspected anew.
+                *token = self.timer_token;
                 // A node that was degraded since the timer was set waits longer before it calls others down.
                 let at = since + self.timer_time(&timer, Duration::ZERO);
                 if at > now.mono {
