@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crdts::CvRDT;
 use futures_core::Stream;
+use serde::{Deserialize, Serialize};
 use wait::BatchWait;
 pub use watch::WholeWatch;
 
@@ -57,7 +58,7 @@ pub(crate) async fn drain(watch: &mut (impl Stream<Item = WatchEvent> + Unpin)) 
 
 /// A batch of another node of which a view has seen a part, and whose rest has not come for a while;
 /// [`Store::note_late`] hears of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LateBatch {
     /// Who writes it; of several writers one.
