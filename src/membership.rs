@@ -41,9 +41,8 @@ mod roster;
 mod topology;
 
 use dialer::settings;
-use ended::{ENDED_RUNS_MAX, EndedRun};
+use ended::EndedRun;
 use foca_codec::{FocaEffects, SwimCodec, SwimId};
-use forget::FORGOTTEN_MAX;
 pub use member::{Contact, Member, MemberEvent, MemberLimit, MemberState, PeerExit};
 pub(crate) use topology::Route;
 use topology::Topology;
@@ -293,15 +292,16 @@ impl Members {
     }
 
     /// What peers can make this node keep of members, beside the limit of each.
+    #[cfg(feature = "__controls")]
     pub(crate) fn kept(&self) -> [(&'static str, usize, usize); 6] {
         let checks = self.known.values().filter(|known| known.namesakes_at.is_some());
         let detected = self.detector.iter_membership_state().len();
         [
             ("members whose names are to be checked", checks.count(), MEMBERS_MAX),
-            ("ended runs", self.ended.len(), ENDED_RUNS_MAX),
-            ("addresses of forgotten members", self.forgotten.len(), FORGOTTEN_MAX),
+            ("ended runs", self.ended.len(), ended::ENDED_RUNS_MAX),
+            ("addresses of forgotten members", self.forgotten.len(), forget::FORGOTTEN_MAX),
             // With this node's own earlier identity.
-            ("runs in the failure detector", detected, MEMBERS_MAX + ENDED_RUNS_MAX + 1),
+            ("runs in the failure detector", detected, MEMBERS_MAX + ended::ENDED_RUNS_MAX + 1),
             ("updates in the failure detector", self.detector.updates_backlog(), UPDATES_MAX + MEMBERS_MAX),
             ("timers of the failure detector", self.timers.len(), MEMBERS_MAX),
         ]
