@@ -106,14 +106,21 @@ fn until_shown(sim: &mut Sim, views: &mut Views, number: usize, within: Duration
     late
 }
 
-fn large_value_on_a_slow_link(sim: Sim) {
-    let mut sim = sim.config(config()).delay(ms(3)).rate(SLOW).seeds(&[0]).nodes(2);
+/// Two nodes with links of this rate, and views of the second one that show the first batch of the first one.
+fn first_shown(sim: Sim, rate: u64) -> (Sim, Views) {
+    let mut sim = sim.config(config()).delay(ms(3)).rate(rate).seeds(&[0]).nodes(2);
     sim.run_for(ms(2_000));
-    let (a, b) = (sim.node(0), sim.node(1));
-    write(&a, 1, 10);
+    write(&sim.node(0), 1, 10);
     sim.run_for(ms(1_000));
+    let b = sim.node(1);
     let mut views = Views::start(&mut sim, &b);
     assert_eq!(views.number(), [1, 1]);
+    (sim, views)
+}
+
+fn large_value_on_a_slow_link(sim: Sim) {
+    let (mut sim, mut views) = first_shown(sim, SLOW);
+    let a = sim.node(0);
     write(&a, 2, LARGE);
     let late = until_shown(&mut sim, &mut views, 2, ms(40_000));
     assert!(late > ms(15_000), "late for {late:?} alone");
@@ -125,13 +132,8 @@ fn batch_with_a_value_on_a_slow_link_is_awaited() {
 }
 
 fn batches_without_a_pause(sim: Sim) {
-    let mut sim = sim.config(config()).delay(ms(3)).rate(SLOW * 10).seeds(&[0]).nodes(2);
-    sim.run_for(ms(2_000));
-    let (a, b) = (sim.node(0), sim.node(1));
-    write(&a, 1, 10);
-    sim.run_for(ms(1_000));
-    let mut views = Views::start(&mut sim, &b);
-    assert_eq!(views.number(), [1, 1]);
+    let (mut sim, mut views) = first_shown(sim, SLOW * 10);
+    let a = sim.node(0);
     for number in 2..100 {
         write(&a, number, 200_000);
         sim.run_for(ms(100));
