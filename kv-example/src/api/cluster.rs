@@ -11,6 +11,7 @@ use tidings::members::ForgetError;
 use tidings::{NodeStatus, PeerStatus};
 
 use super::{ApiError, App, AppState, Ask, view};
+use crate::commands::whole::remove_unlocked;
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -159,26 +160,12 @@ async fn snapshot(State(app): AppState, Ask(ask): Ask<SnapshotName>) -> Result<J
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut folders, 0o700);
     folders.recursive(true).create(folder).map_err(|error| failed(&error))?;
-    remove_parts(folder);
+    // Nobody else uses this folder: on a shared disk the locks of other machines might not be seen.
+    remove_unlocked(folder, |name| name.as_encoded_bytes().ends_with(b".tmp"));
     let path = folder.join(&ask.name);
     app.node.snapshot(&path).await.map_err(|error| failed(&error))?;
     let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     Ok(Json(json!({ "path": path, "bytes": bytes })))
-}
-
-/// Removes what processes that were killed have left of their snapshots. A part that is being written is locked. Nobody
-/// else uses this folder: on a shared disk the locks of other machines might not be seen.
-fn remove_parts(folder: &std::path::Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|extension| extension == "tmp")
-            && entry.file_type().is_ok_and(|kind| kind.is_file())
-            && std::fs::File::open(&path).is_ok_and(|part| part.try_lock().is_ok())
-        {
-            // What cannot be removed stays.
-            _ = std::fs::remove_file(&path);
-        }
-    }
 }
 
 /// The node says good-bye for good, and its process ends.

@@ -13,7 +13,7 @@ mod settings;
 mod transfer;
 mod voters;
 mod watch;
-mod whole;
+pub(crate) mod whole;
 
 use std::process::Command as Process;
 

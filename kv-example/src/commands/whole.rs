@@ -83,12 +83,18 @@ fn begin(path: &Path) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// Removes next contents of the path whose writers have ended. What cannot be read or removed stays.
+/// Removes next contents of the path whose writers have ended.
 fn remove_leftovers(path: &Path) {
     let Some(name) = path.file_name() else { return };
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    remove_unlocked(folder, |next| is_next(next, name));
+}
+
+/// Removes files that processes which were killed have left: those of such names that nobody has locked. What cannot be
+/// read or removed stays.
+pub(crate) fn remove_unlocked(folder: &Path, is_temporary: impl Fn(&OsStr) -> bool) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if is_next(&entry.file_name(), name)
+        if is_temporary(&entry.file_name())
             && entry.file_type().is_ok_and(|kind| kind.is_file())
             && let Ok(file) = File::open(entry.path())
             && file.try_lock().is_ok()
